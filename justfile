@@ -1,0 +1,48 @@
+# Common tasks; `just` alone lists them.
+
+_list:
+    @just --list --unsorted
+
+# All that CI checks: format, lints, documentation, tests, dependencies.
+check: fmt-check clippy doc test deny
+
+# Format all Rust code.
+fmt:
+    cargo fmt --all
+
+fmt-check:
+    cargo fmt --all --check
+
+# Lints, with warnings as errors.
+clippy:
+    cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+# Documentation, with warnings as errors.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
+
+# All tests.
+test:
+    cargo test --workspace
+
+# Licences, advisories, bans and sources of the dependencies.
+deny:
+    .ci/deny
+
+# The demo; `just demo --seconds 60`.
+demo *ARGS:
+    cargo demo {{ ARGS }}
+
+# All benchmarks, against peers and limits measured in the same run.
+bench *ARGS:
+    tests/benches/run {{ ARGS }}
+
+# Train the models of the zoo again.
+zoo:
+    python3 -m venv target/zoo-venv
+    target/zoo-venv/bin/pip install --quiet -r models/zoo/requirements.txt
+    cd models/zoo && ../../target/zoo-venv/bin/python train.py
+
+# Install the outside programs that tests and benchmarks use: mosquitto, paho-mqtt, MQTT.js, cargo-deny.
+tools:
+    .ci/tools
