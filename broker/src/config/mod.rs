@@ -1,0 +1,383 @@
+//! Configuration: a file, or a `[broker]` table inside another one, checked when it is read.
+
+mod raw;
+
+use crate::topic;
+use raw::{RawConfig, RawLimits};
+use serde::Deserialize;
+use std::{collections::HashSet, fmt, net::SocketAddr, path::Path, time::Duration};
+use thiserror::Error;
+
+/// What a broker does and how much it takes. See `configs/broker.toml` for the file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "RawConfig")]
+pub struct Config {
+    /// Where clients connect; `None` for a broker that serves links of its own process only. Port 0 takes a free one.
+    pub listen: Option<SocketAddr>,
+    /// Whether clients without a user name are let in.
+    pub allow_anonymous: bool,
+    /// States that anonymous clients are wanted although the address can be reached from other machines.
+    pub expose_anonymous: bool,
+    /// Who may connect with a password.
+    pub users: Vec<User>,
+    /// Who may do what, by topic; the first rule that decides wins.
+    pub rules: Vec<Rule>,
+    /// What holds when no rule decides.
+    pub default_access: Effect,
+    /// Bounds on what clients can use up.
+    pub limits: Limits,
+}
+
+/// A name and its password.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct User {
+    /// The user name; without `/`, `+` and `#`, since rules put it into topics.
+    pub name: String,
+    /// The password as text.
+    pub password: String,
+}
+
+impl fmt::Debug for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("User")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a rule decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// The action is allowed.
+    Allow,
+    /// The action is refused and counted.
+    Deny,
+}
+
+/// What a rule is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Publishing, the last will included.
+    Publish,
+    /// Subscribing.
+    Subscribe,
+    /// Both.
+    Any,
+}
+
+/// Whom a rule is about.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Who {
+    /// Everybody.
+    Any,
+    /// Clients without a user name.
+    Anonymous,
+    /// Clients with some user name.
+    Users,
+    /// The client with this user name.
+    User(String),
+}
+
+impl TryFrom<String> for Who {
+    type Error = ConfigError;
+
+    fn try_from(text: String) -> Result<Self, ConfigError> {
+        match text.as_str() {
+            "any" => Ok(Self::Any),
+            "anonymous" => Ok(Self::Anonymous),
+            "users" => Ok(Self::Users),
+            other => match other.strip_prefix("user:") {
+                Some(name) if !name.is_empty() => Ok(Self::User(name.to_owned())),
+                _ => Err(ConfigError::Who(text)),
+            },
+        }
+    }
+}
+
+/// One access rule.
+///
+/// A publication is decided by the first rule whose filter matches its topic. A subscription is decided by the first
+/// "allow" that covers the whole of its filter or the first "deny" that touches any part of it, so that a wide
+/// subscription never slips past a narrow refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// What it decides.
+    pub effect: Effect,
+    /// Whom it is about.
+    pub who: Who,
+    /// What it is about.
+    pub action: Action,
+    /// The topics, as a filter; `%u` stands for the user name and `%c` for the client id.
+    pub filter: String,
+}
+
+/// Bounds, each with its unit in its name or its type.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "RawLimits")]
+pub struct Limits {
+    /// Network clients connected at once.
+    pub clients_max: usize,
+    /// Links of this process at once: a publisher and a receiver count one each.
+    pub links_max: usize,
+    /// Connections that have not completed their handshake.
+    pub handshakes_max: usize,
+    /// Time from the connection to a complete CONNECT.
+    pub handshake_timeout: Duration,
+    /// Time in which a client must take some bytes that are waiting for it.
+    pub write_timeout: Duration,
+    /// Bytes of a message's payload.
+    pub payload_bytes_max: usize,
+    /// Different filters that one client subscribes to.
+    pub filters_per_client_max: usize,
+    /// Different filters of all clients and links together.
+    pub filters_max: usize,
+    /// Bytes of messages that wait for the subscribers of one filter.
+    pub log_bytes_per_filter: usize,
+    /// QoS 1 messages on their way to one client and not acknowledged.
+    pub inflight_max: u16,
+    /// Retained messages.
+    pub retained_count_max: usize,
+    /// Bytes of all retained messages, topics included.
+    pub retained_bytes_max: usize,
+}
+
+impl Default for Limits {
+    /// Sized for a gateway. The worst case in memory is `filters_max` x `log_bytes_per_filter` x 3.5 (what rumqttd's
+    /// log was measured to take for each byte it accounts) = 224 MiB, reached only if every filter is different and
+    /// busy; three busy filters take about 3 MiB.
+    fn default() -> Self {
+        Self {
+            clients_max: 1_000,
+            links_max: 64,
+            handshakes_max: 128,
+            handshake_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(10),
+            payload_bytes_max: 256 * 1024,
+            filters_per_client_max: 100,
+            filters_max: 256,
+            log_bytes_per_filter: 256 * 1024,
+            inflight_max: 256,
+            retained_count_max: 20_000,
+            retained_bytes_max: 32 * 1024 * 1024,
+        }
+    }
+}
+
+impl Limits {
+    /// A packet is a payload with its topic and properties, which get this much room.
+    const HEADER_ROOM: usize = 64 * 1024;
+
+    /// The longest packet that is read, in bytes.
+    pub(crate) fn packet_bytes_max(&self) -> usize {
+        self.payload_bytes_max + Self::HEADER_ROOM
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 1883))),
+            allow_anonymous: false,
+            expose_anonymous: false,
+            users: Vec::new(),
+            rules: Vec::new(),
+            default_access: Effect::Allow,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not TOML of the expected shape.
+    #[error("cannot parse {path}")]
+    Parse {
+        /// The file.
+        path: String,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// `listen` is neither an address nor `none`.
+    #[error("listen is {0:?}, expected an address with a port such as 127.0.0.1:1883, or none")]
+    Listen(String),
+    /// A duration does not parse.
+    #[error("{key} is {value:?}, expected a duration such as 10s")]
+    Duration {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// A number is outside its range.
+    #[error("{key} is {value}, expected {min} to {max}")]
+    Range {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: u128,
+        /// The least allowed.
+        min: u128,
+        /// The most allowed.
+        max: u128,
+    },
+    /// `who` of a rule is not understood.
+    #[error("who is {0:?}, expected any, anonymous, users or user:NAME")]
+    Who(String),
+    /// A user name is empty, twice in the list, or would change a topic's shape.
+    #[error("user name {0:?} is empty, given twice, or contains one of / + #")]
+    UserName(String),
+    /// A rule names a user that does not exist.
+    #[error("a rule names the user {0:?}, who is not in the list of users")]
+    UnknownUser(String),
+    /// A rule's filter is not an MQTT topic filter.
+    #[error("rule filter {0:?} is not a topic filter: + fills a whole level, # only the last one")]
+    Filter(String),
+    /// Anonymous clients would be let in from other machines.
+    #[error(
+        "anonymous clients would be let in from other machines at {0}: listen on a loopback address, add users and \
+         set allow_anonymous = false, or state expose_anonymous = true"
+    )]
+    AnonymousExposed(SocketAddr),
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// If it cannot be read, has an unknown key, or a value that cannot be.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let name = || path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: name(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: name(),
+            source: Box::new(source),
+        })
+    }
+
+    /// Checks what the types do not: ranges, names, filters, and that anonymous access is not opened by accident.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its mend.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let mut names = HashSet::new();
+        for user in &self.users {
+            if user.name.is_empty()
+                || user.name.contains(['/', '+', '#', '\0'])
+                || !names.insert(user.name.as_str())
+            {
+                return Err(ConfigError::UserName(user.name.clone()));
+            }
+        }
+        for rule in &self.rules {
+            if !topic::is_filter(&rule.filter) {
+                return Err(ConfigError::Filter(rule.filter.clone()));
+            }
+            if let Who::User(name) = &rule.who
+                && !names.contains(name.as_str())
+            {
+                return Err(ConfigError::UnknownUser(name.clone()));
+            }
+        }
+        match self.listen {
+            Some(address)
+                if self.allow_anonymous
+                    && !self.expose_anonymous
+                    && !address.ip().is_loopback() =>
+            {
+                return Err(ConfigError::AnonymousExposed(address));
+            }
+            _ => {}
+        }
+        self.limits.validate()
+    }
+}
+
+impl Limits {
+    fn validate(&self) -> Result<(), ConfigError> {
+        const DAY_MS: u128 = 86_400_000;
+        let ranges: [(&'static str, u128, u128, u128); 12] = [
+            ("clients_max", self.clients_max as u128, 1, 100_000),
+            ("links_max", self.links_max as u128, 1, 10_000),
+            ("handshakes_max", self.handshakes_max as u128, 1, 100_000),
+            (
+                "handshake_timeout (ms)",
+                self.handshake_timeout.as_millis(),
+                10,
+                DAY_MS,
+            ),
+            (
+                "write_timeout (ms)",
+                self.write_timeout.as_millis(),
+                10,
+                DAY_MS,
+            ),
+            (
+                "payload_bytes_max",
+                self.payload_bytes_max as u128,
+                1,
+                256 * 1024 * 1024 - 128 * 1024,
+            ),
+            (
+                "filters_per_client_max",
+                self.filters_per_client_max as u128,
+                1,
+                10_000,
+            ),
+            ("filters_max", self.filters_max as u128, 1, 100_000),
+            (
+                "log_bytes_per_filter",
+                self.log_bytes_per_filter as u128,
+                16 * 1024,
+                1 << 30,
+            ),
+            ("inflight_max", u128::from(self.inflight_max), 1, 32_768),
+            (
+                "retained_count_max",
+                self.retained_count_max as u128,
+                0,
+                10_000_000,
+            ),
+            (
+                "retained_bytes_max",
+                self.retained_bytes_max as u128,
+                0,
+                1 << 40,
+            ),
+        ];
+        match ranges
+            .into_iter()
+            .find(|(_, value, min, max)| value < min || value > max)
+        {
+            Some((key, value, min, max)) => Err(ConfigError::Range {
+                key,
+                value,
+                min,
+                max,
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,386 @@
+//! The home of rumqttd: its router used as a set of bounded logs with many readers, and nothing else.
+//!
+//! What the front must know of rumqttd 0.20.0, and how this module deals with it:
+//!
+//! - It keeps a log for every filter ever subscribed, remembers every topic ever published, and has one bad state for a
+//!   link that leaves while it is scheduled. So neither MQTT filters nor topics reach it: a filter of ours borrows a
+//!   numbered [`Log`], the log's name is the only topic the router sees, and logs and links are pooled, never removed.
+//! - Its thread cannot be stopped. So routers are pooled too: a broker that starts takes one that is not in use.
+//! - QoS above 0 has a fixed window, insists on ordered acknowledgements, and raises publications to the
+//!   subscription's QoS. So everything passes through it at QoS 0, and QoS is the front's business. A message's own
+//!   data ride in its MQTT 5 properties, of which the router copies these without allocating.
+//! - A send to it can block while its channel of 1,000 events is full, but its thread never waits for a link, so that
+//!   such a wait lasts one turn of its loop. A link has one event under way at most, whatever the number of packets.
+
+use crate::{config::Limits, message::Envelope};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use rumqttd::{
+    Forward, Notification, RouterConfig, Strategy,
+    local::{LinkBuilder, LinkRx, LinkTx},
+    protocol::{
+        Filter, Packet, PingReq, Publish, PublishProperties, QoS, RetainForwardRule, Subscribe,
+        SubscribeProperties, Unsubscribe,
+    },
+};
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use thiserror::Error;
+
+/// Segments a log has. When the newest is full the oldest goes, so that three quarters of a log are always there.
+const SEGMENTS: usize = 4;
+
+/// Messages that the router reads from a log for a link in one turn. With its own mark of 200 notifications, a link
+/// that does not read holds 200 + 128 messages at most.
+const READ_BATCH: u64 = 128;
+
+/// Packets that may wait for the router from one link before its publisher is held: a few turns of the router's loop.
+pub(crate) const BACKLOG_MAX: usize = 1_024;
+
+/// The router's thread is gone, which only a bug in it can bring about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the router has stopped")]
+pub(crate) struct RouterGone;
+
+/// No further link fits into this router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum ConnectError {
+    #[error("the router has no room for another link, its limit is {0}")]
+    Full(usize),
+    #[error(transparent)]
+    Gone(#[from] RouterGone),
+}
+
+/// Every router of this process. One that only this list holds is free.
+static ROUTERS: Mutex<Vec<Arc<Router>>> = Mutex::new(Vec::new());
+
+type Connect = dyn Fn(&str) -> Result<(LinkTx, LinkRx), RouterGone> + Send + Sync;
+
+pub(crate) struct Router {
+    shape: Shape,
+    connect: Box<Connect>,
+    links: Mutex<Links>,
+    logs: Mutex<Logs>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shape {
+    links_max: usize,
+    log_bytes: usize,
+}
+
+#[derive(Default)]
+struct Links {
+    idle: Vec<RouterLink>,
+    made: usize,
+}
+
+#[derive(Default)]
+struct Logs {
+    idle: Vec<Arc<Log>>,
+    made: usize,
+}
+
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Router")
+            .field("shape", &self.shape)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One of the router's logs, with counts that go on when it is lent to another filter.
+#[derive(Debug)]
+pub(crate) struct Log {
+    name: Bytes,
+    sent_bytes: AtomicU64,
+}
+
+impl Log {
+    /// What a message of this log weighs by the router's own reckoning.
+    pub(crate) fn weight(&self, envelope_body: usize) -> u64 {
+        (4 + self.name.len() + envelope_body) as u64
+    }
+
+    pub(crate) fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Counts a message; returns the sum before and after.
+    pub(crate) fn count(&self, weight: u64) -> (u64, u64) {
+        let before = self.sent_bytes.fetch_add(weight, Ordering::Relaxed);
+        (before, before + weight)
+    }
+
+    fn filter(&self) -> String {
+        String::from_utf8_lossy(&self.name).into_owned()
+    }
+}
+
+impl Router {
+    /// Takes a free router of the right shape, or starts one.
+    pub(crate) fn obtain(limits: &Limits) -> Arc<Self> {
+        let shape = Shape {
+            // A client that leaves gives its link back a moment later: the slack bridges that moment.
+            links_max: limits.clients_max + limits.links_max + limits.handshakes_max,
+            log_bytes: limits.log_bytes_per_filter,
+        };
+        let mut routers = lock(&ROUTERS);
+        if let Some(free) = routers
+            .iter()
+            .find(|router| router.shape == shape && Arc::strong_count(router) == 1)
+        {
+            return Arc::clone(free);
+        }
+        let router = Arc::new(Self::spawn(shape));
+        routers.push(Arc::clone(&router));
+        router
+    }
+
+    fn spawn(shape: Shape) -> Self {
+        let config = RouterConfig {
+            max_connections: shape.links_max,
+            max_outgoing_packet_count: READ_BATCH,
+            max_segment_size: shape.log_bytes / SEGMENTS,
+            max_segment_count: SEGMENTS,
+            custom_segment: None,
+            initialized_filters: None,
+            shared_subscriptions_strategy: Strategy::RoundRobin,
+        };
+        let events = rumqttd::Router::new(0, config).spawn();
+        let connect = move |name: &str| {
+            let (tx, rx, _) = LinkBuilder::new(name, events.clone())
+                .build()
+                .map_err(|_| RouterGone)?;
+            Ok((tx, rx))
+        };
+        Self {
+            shape,
+            connect: Box::new(connect),
+            links: Mutex::default(),
+            logs: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn idle_link(&self) -> Option<RouterLink> {
+        lock(&self.links).idle.pop()
+    }
+
+    /// Takes an idle link or makes one; the latter blocks for a turn of the router's loop.
+    pub(crate) fn link(&self) -> Result<RouterLink, ConnectError> {
+        let mut links = lock(&self.links);
+        if let Some(link) = links.idle.pop() {
+            return Ok(link);
+        }
+        if links.made >= self.shape.links_max {
+            return Err(ConnectError::Full(self.shape.links_max));
+        }
+        let (tx, rx) = (self.connect)(&format!("link-{}", links.made))?;
+        links.made += 1;
+        Ok(RouterLink {
+            tx,
+            rx,
+            outbox: VecDeque::new(),
+            wake_due: false,
+        })
+    }
+
+    /// Gives back a link that has no subscriptions and nothing on its way.
+    pub(crate) fn release(&self, link: RouterLink) {
+        lock(&self.links).idle.push(link);
+    }
+
+    pub(crate) fn borrow_log(&self) -> Arc<Log> {
+        let mut logs = lock(&self.logs);
+        if let Some(log) = logs.idle.pop() {
+            return log;
+        }
+        let name = Bytes::from(format!("l{}", logs.made));
+        logs.made += 1;
+        Arc::new(Log {
+            name,
+            sent_bytes: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn return_log(&self, log: Arc<Log>) {
+        lock(&self.logs).idle.push(log);
+    }
+
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.shape.log_bytes as u64
+    }
+}
+
+/// A connection to the router. Packets are queued and then sent together.
+pub(crate) struct RouterLink {
+    tx: LinkTx,
+    rx: LinkRx,
+    outbox: VecDeque<Packet>,
+    /// The router has stopped sending until it is woken; kept here so that a cancelled wait forgets nothing.
+    wake_due: bool,
+}
+
+impl fmt::Debug for RouterLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouterLink")
+            .field("outbox", &self.outbox.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the router hands out.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    Message {
+        /// The number given to [`RouterLink::queue_subscribe`].
+        slot: usize,
+        /// The message's place in its log.
+        offset: u64,
+        envelope: Envelope,
+    },
+    /// A subscription is in force; these come in the order in which they were queued.
+    Subscribed,
+    /// All packets queued before [`RouterLink::queue_fence`] have been dealt with.
+    Fence,
+}
+
+impl RouterLink {
+    pub(crate) fn queue_publish(&mut self, log: &Log, envelope: &Envelope) {
+        let publish = Publish::new(log.name.clone(), envelope.body.clone(), false);
+        let properties = PublishProperties {
+            payload_format_indicator: Some(envelope.meta),
+            correlation_data: Some(envelope.topic.clone()),
+            ..PublishProperties::default()
+        };
+        self.outbox
+            .push_back(Packet::Publish(publish, Some(properties)));
+    }
+
+    pub(crate) fn queue_subscribe(&mut self, log: &Log, slot: usize) {
+        let filter = Filter {
+            path: log.filter(),
+            qos: QoS::AtMostOnce,
+            nolocal: false,
+            preserve_retain: false,
+            retain_forward_rule: RetainForwardRule::Never,
+        };
+        let subscribe = Subscribe {
+            pkid: 1,
+            filters: vec![filter],
+        };
+        // The router refuses identifier 0, and repeats the others with each message.
+        let properties = SubscribeProperties {
+            id: Some(slot + 1),
+            user_properties: Vec::new(),
+        };
+        self.outbox
+            .push_back(Packet::Subscribe(subscribe, Some(properties)));
+    }
+
+    pub(crate) fn queue_unsubscribe(&mut self, log: &Log) {
+        let unsubscribe = Unsubscribe {
+            pkid: 1,
+            filters: vec![log.filter()],
+        };
+        self.outbox
+            .push_back(Packet::Unsubscribe(unsubscribe, None));
+    }
+
+    pub(crate) fn queue_fence(&mut self) {
+        self.outbox.push_back(Packet::PingReq(PingReq));
+    }
+
+    /// Hands the queued packets over.
+    pub(crate) fn flush(&mut self) -> Result<(), RouterGone> {
+        let Some(last) = self.outbox.pop_back() else {
+            return Ok(());
+        };
+        {
+            let mut buffer = self.tx.buffer();
+            // What lies there was announced and will be fetched together with what is added now. A router that has
+            // stopped fetches nothing: past the mark it is told again, which fails if it is gone.
+            let announced = !buffer.is_empty() && buffer.len() < 2 * BACKLOG_MAX;
+            buffer.extend(self.outbox.drain(..));
+            if announced {
+                buffer.push_back(last);
+                return Ok(());
+            }
+        }
+        // `send` is async in name only: it completes at the first poll.
+        match self.tx.send(last).now_or_never() {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(_)) | None => Err(RouterGone),
+        }
+    }
+
+    /// Packets that the router has not fetched.
+    pub(crate) fn backlog(&self) -> usize {
+        self.tx.buffer().len()
+    }
+
+    /// The next thing from the router. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Result<Incoming, RouterGone> {
+        loop {
+            if self.wake_due {
+                self.rx.wake().await.map_err(|_| RouterGone)?;
+                self.wake_due = false;
+            }
+            // `None` is a wake-up without content.
+            let Some(notification) = self.rx.next().await.map_err(|_| RouterGone)? else {
+                continue;
+            };
+            match notification {
+                Notification::Forward(forward) => {
+                    if let Some(message) = message(forward) {
+                        return Ok(message);
+                    }
+                }
+                Notification::Unschedule => self.wake_due = true,
+                ack @ Notification::DeviceAck(_) => match Option::<Packet>::from(ack) {
+                    Some(Packet::SubAck(..)) => return Ok(Incoming::Subscribed),
+                    Some(Packet::PingResp(_)) => return Ok(Incoming::Fence),
+                    _ => {}
+                },
+                Notification::Disconnect(..) => return Err(RouterGone),
+                Notification::ReplicaData { .. }
+                | Notification::ReplicaAcks { .. }
+                | Notification::Shadow(_) => {}
+            }
+        }
+    }
+
+    /// What the router has handed out already, without waiting.
+    pub(crate) fn try_next(&mut self) -> Result<Option<Incoming>, RouterGone> {
+        self.next().now_or_never().transpose()
+    }
+}
+
+fn message(forward: Forward) -> Option<Incoming> {
+    let properties = forward.properties?;
+    let slot = properties
+        .subscription_identifiers
+        .first()?
+        .checked_sub(1)?;
+    let envelope = Envelope {
+        meta: properties.payload_format_indicator?,
+        topic: properties.correlation_data?,
+        body: forward.publish.payload,
+    };
+    Some(Incoming::Message {
+        slot,
+        offset: forward.cursor?.1,
+        envelope,
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Pools hold no state that a panic could leave half changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

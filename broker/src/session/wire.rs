@@ -1,0 +1,126 @@
+//! The byte stream of a connection with its two buffers.
+
+use bytes::{Buf, BytesMut};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// A read buffer begins small, since most clients say little, and doubles up to this while reads fill it.
+const READ_MIN: usize = 4 * 1024;
+const READ_MAX: usize = 64 * 1024;
+
+/// Bytes waiting to be written above which nothing more is produced: one large write, and one packet over it.
+pub(super) const OUT_HIGH: usize = 64 * 1024;
+
+/// How long the last bytes of a connection may take to be written, and then to be read before the socket closes: a
+/// socket closed over unread input would take back what was just written.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
+const LINGER_BYTES_MAX: usize = 1024 * 1024;
+
+pub(super) struct Wire<R, W> {
+    pub(super) reader: R,
+    pub(super) writer: W,
+    pub(super) input: BytesMut,
+    pub(super) out: BytesMut,
+    pub(super) read_size: usize,
+    /// Since when the client has taken nothing of what waits for it; `None` while nothing does.
+    pub(super) stalled_since: Option<Instant>,
+}
+
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Wire<R, W> {
+    pub(super) fn new(reader: R, writer: W) -> Self {
+        Self {
+            reader,
+            writer,
+            input: BytesMut::new(),
+            out: BytesMut::new(),
+            read_size: READ_MIN,
+            stalled_since: None,
+        }
+    }
+
+    pub(super) async fn read(&mut self) -> io::Result<usize> {
+        read_some(&mut self.reader, &mut self.input, &mut self.read_size).await
+    }
+
+    /// Starts the clock of a write, if there is something to write and it does not run.
+    pub(super) fn begin_write(&mut self) {
+        if !self.out.is_empty() && self.stalled_since.is_none() {
+            self.stalled_since = Some(Instant::now());
+        }
+    }
+
+    /// Drops bytes that were written; large buffers are given back once they are empty.
+    pub(super) fn wrote(&mut self, count: usize) {
+        self.out.advance(count);
+        self.stalled_since = None;
+        if self.out.is_empty() {
+            if self.out.capacity() > 4 * OUT_HIGH {
+                self.out = BytesMut::new();
+            } else {
+                self.out.clear();
+            }
+        }
+    }
+
+    /// Writes what is left and closes, in bounded time.
+    pub(super) async fn close(&mut self) {
+        let Self {
+            reader,
+            writer,
+            input,
+            out,
+            ..
+        } = self;
+        let goodbye = async {
+            writer.write_all(out).await?;
+            writer.shutdown().await
+        };
+        if !matches!(
+            tokio::time::timeout(GOODBYE_TIMEOUT, goodbye).await,
+            Ok(Ok(()))
+        ) {
+            return;
+        }
+        let linger = async {
+            let mut rest = LINGER_BYTES_MAX;
+            while rest > 0 {
+                input.clear();
+                input.reserve(READ_MIN);
+                match reader.read_buf(input).await {
+                    Ok(count) if count > 0 => rest = rest.saturating_sub(count),
+                    _ => return,
+                }
+            }
+        };
+        // The client may well keep its side open; then it had its time.
+        drop(tokio::time::timeout(GOODBYE_TIMEOUT, linger).await);
+    }
+}
+
+/// Reads once into a buffer that adapts its size. Cancel-safe.
+pub(super) async fn read_some<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    input: &mut BytesMut,
+    read_size: &mut usize,
+) -> io::Result<usize> {
+    if input.capacity() - input.len() < *read_size / 2 {
+        input.reserve(*read_size);
+    }
+    let room = input.capacity() - input.len();
+    let count = reader.read_buf(input).await?;
+    if count == room {
+        *read_size = (*read_size * 2).min(READ_MAX);
+    }
+    Ok(count)
+}
+
+/// Takes processed bytes off the read buffer and gives a buffer back that a large packet had swollen.
+pub(super) fn consumed(input: &mut BytesMut, count: usize) {
+    input.advance(count);
+    if input.is_empty() && input.capacity() > 2 * READ_MAX {
+        *input = BytesMut::new();
+    }
+}
