@@ -6,10 +6,13 @@
 use std::io::Read;
 
 use crate::digest::Digest;
-use crate::manifest::{GOLDEN_BYTES_MAX, Golden, MANIFEST_BYTES_MAX, MODEL_BYTES_MAX, Manifest, ManifestError};
+use crate::manifest::{
+    GOLDEN_BYTES_MAX, Golden, MANIFEST_BYTES_MAX, MODEL_BYTES_MAX, Manifest, ManifestError,
+};
 
 /// Largest bundle in bytes: its three files, each at its limit, and the tar's blocks around them.
-pub const BUNDLE_BYTES_MAX: u64 = MODEL_BYTES_MAX + (GOLDEN_BYTES_MAX + MANIFEST_BYTES_MAX) as u64 + 16 * 1024;
+pub const BUNDLE_BYTES_MAX: u64 =
+    MODEL_BYTES_MAX + (GOLDEN_BYTES_MAX + MANIFEST_BYTES_MAX) as u64 + 16 * 1024;
 
 /// Names of the files, in their order.
 pub const FILES: [&str; 3] = ["manifest.json", "model.onnx", "golden.json"];
@@ -36,7 +39,9 @@ pub enum BundleError {
     #[error("bundle is not a whole tar file")]
     Tar(#[source] std::io::Error),
     /// Another file than the expected one.
-    #[error("bundle has {found:?} where {wanted} should be: it holds manifest.json, model.onnx and golden.json in this order")]
+    #[error(
+        "bundle has {found:?} where {wanted} should be: it holds manifest.json, model.onnx and golden.json in this order"
+    )]
     Entry {
         /// What should be there.
         wanted: &'static str,
@@ -97,7 +102,12 @@ impl Bundle {
         }
         let [manifest, model, golden] = read_files(bytes)?;
         let (manifest, golden) = check_files(&manifest, &model, &golden)?;
-        Ok(Self { digest: Digest::of(bytes), manifest, model, golden })
+        Ok(Self {
+            digest: Digest::of(bytes),
+            manifest,
+            model,
+            golden,
+        })
     }
 
     /// Packs three files into the bytes of a bundle, after the checks of [`Bundle::read`].
@@ -106,13 +116,16 @@ impl Bundle {
     /// [`BundleError`] when the parts do not agree.
     pub fn pack(manifest: &[u8], model: &[u8], golden: &[u8]) -> Result<Vec<u8>, BundleError> {
         check_files(manifest, model, golden)?;
-        let mut tar = tar::Builder::new(Vec::with_capacity(manifest.len() + model.len() + golden.len() + 8 * 512));
+        let mut tar = tar::Builder::new(Vec::with_capacity(
+            manifest.len() + model.len() + golden.len() + 8 * 512,
+        ));
         for (name, content) in FILES.into_iter().zip([manifest, model, golden]) {
             let mut header = tar::Header::new_ustar();
             header.set_size(content.len() as u64);
             header.set_mode(0o644);
             header.set_entry_type(tar::EntryType::Regular);
-            tar.append_data(&mut header, name, content).map_err(BundleError::Tar)?;
+            tar.append_data(&mut header, name, content)
+                .map_err(BundleError::Tar)?;
         }
         tar.into_inner().map_err(BundleError::Tar)
     }
@@ -153,15 +166,29 @@ fn read_files(bytes: &[u8]) -> Result<[Vec<u8>; 3], BundleError> {
     for (wanted, file) in FILES.into_iter().zip(&mut files) {
         let mut entry = match entries.next() {
             Some(entry) => entry.map_err(BundleError::Tar)?,
-            None => return Err(BundleError::Entry { wanted, found: String::new() }),
+            None => {
+                return Err(BundleError::Entry {
+                    wanted,
+                    found: String::new(),
+                });
+            }
         };
-        if entry.path_bytes().as_ref() != wanted.as_bytes() || entry.header().entry_type() != tar::EntryType::Regular {
-            let found = String::from_utf8_lossy(&entry.path_bytes()).chars().take(100).collect();
+        if entry.path_bytes().as_ref() != wanted.as_bytes()
+            || entry.header().entry_type() != tar::EntryType::Regular
+        {
+            let found = String::from_utf8_lossy(&entry.path_bytes())
+                .chars()
+                .take(100)
+                .collect();
             return Err(BundleError::Entry { wanted, found });
         }
         let (size, limit) = (entry.size(), limit_of(wanted));
         if size > limit {
-            return Err(BundleError::FileTooLarge { file: wanted, bytes: size, limit });
+            return Err(BundleError::FileTooLarge {
+                file: wanted,
+                bytes: size,
+                limit,
+            });
         }
         entry.read_to_end(file).map_err(BundleError::Tar)?;
         if file.len() as u64 != size {
@@ -172,13 +199,23 @@ fn read_files(bytes: &[u8]) -> Result<[Vec<u8>; 3], BundleError> {
         None => Ok(files),
         Some(Err(error)) => Err(BundleError::Tar(error)),
         Some(Ok(entry)) => {
-            let found = String::from_utf8_lossy(&entry.path_bytes()).chars().take(100).collect();
-            Err(BundleError::Entry { wanted: "the end", found })
+            let found = String::from_utf8_lossy(&entry.path_bytes())
+                .chars()
+                .take(100)
+                .collect();
+            Err(BundleError::Entry {
+                wanted: "the end",
+                found,
+            })
         }
     }
 }
 
-fn check_files(manifest: &[u8], model: &[u8], golden: &[u8]) -> Result<(Manifest, Golden), BundleError> {
+fn check_files(
+    manifest: &[u8],
+    model: &[u8],
+    golden: &[u8],
+) -> Result<(Manifest, Golden), BundleError> {
     for (file, content) in FILES.into_iter().zip([manifest, model, golden]) {
         let (bytes, limit) = (content.len() as u64, limit_of(file));
         if bytes > limit {
@@ -187,14 +224,22 @@ fn check_files(manifest: &[u8], model: &[u8], golden: &[u8]) -> Result<(Manifest
     }
     let manifest = Manifest::parse(manifest)?;
     if model.len() as u64 != manifest.model.bytes {
-        return Err(BundleError::ModelBytes { wanted: manifest.model.bytes, found: model.len() as u64 });
+        return Err(BundleError::ModelBytes {
+            wanted: manifest.model.bytes,
+            found: model.len() as u64,
+        });
     }
-    for (file, wanted, content) in
-        [("model.onnx", manifest.model.digest, model), ("golden.json", manifest.golden.digest, golden)]
-    {
+    for (file, wanted, content) in [
+        ("model.onnx", manifest.model.digest, model),
+        ("golden.json", manifest.golden.digest, golden),
+    ] {
         let found = Digest::of(content);
         if found != wanted {
-            return Err(BundleError::Digest { file, wanted, found });
+            return Err(BundleError::Digest {
+                file,
+                wanted,
+                found,
+            });
         }
     }
     let golden: Golden = serde_json::from_slice(golden).map_err(BundleError::GoldenJson)?;
@@ -211,12 +256,17 @@ fn check_golden(manifest: &Manifest, golden: &Golden) -> Result<(), String> {
             ("features", case.features.len(), manifest.input_elements()),
             ("outputs", case.outputs.len(), manifest.output_elements()),
         ];
-        if let Some((what, found, wanted)) = sizes.iter().find(|(_, found, wanted)| found != wanted) {
-            return Err(format!("cases[{index}].{what} has {found} numbers, the manifest says {wanted}"));
+        if let Some((what, found, wanted)) = sizes.iter().find(|(_, found, wanted)| found != wanted)
+        {
+            return Err(format!(
+                "cases[{index}].{what} has {found} numbers, the manifest says {wanted}"
+            ));
         }
         if case.window.len() < manifest.window.count {
             let (found, wanted) = (case.window.len(), manifest.window.count);
-            return Err(format!("cases[{index}].window has {found} readings, the manifest says {wanted}"));
+            return Err(format!(
+                "cases[{index}].window has {found} readings, the manifest says {wanted}"
+            ));
         }
     }
     Ok(())

@@ -31,12 +31,14 @@ impl Digest {
 
     /// The 64 hexadecimal digits alone, fit for a file name.
     pub fn hex(&self) -> String {
-        self.0.iter().fold(String::with_capacity(64), |mut text, byte| {
-            for nibble in [byte >> 4, byte & 15] {
-                text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
-            }
-            text
-        })
+        self.0
+            .iter()
+            .fold(String::with_capacity(64), |mut text, byte| {
+                for nibble in [byte >> 4, byte & 15] {
+                    text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
+                }
+                text
+            })
     }
 
     /// The first 12 hexadecimal digits, for tables and logs.
@@ -93,7 +95,9 @@ impl FromStr for Digest {
             }
             Some(Self(bytes))
         };
-        parse().ok_or_else(|| ParseDigestError { value: value.chars().take(80).collect() })
+        parse().ok_or_else(|| ParseDigestError {
+            value: value.chars().take(80).collect(),
+        })
     }
 }
 

@@ -27,7 +27,9 @@ pub enum ParseNameError {
         bytes: usize,
     },
     /// The string has a character that a name must not have.
-    #[error("{what} {value:?} has {found:?}: use letters, digits, '.', '_' and '-', and start with a letter or digit")]
+    #[error(
+        "{what} {value:?} has {found:?}: use letters, digits, '.', '_' and '-', and start with a letter or digit"
+    )]
     Character {
         /// The kind of name.
         what: &'static str,
@@ -41,14 +43,22 @@ pub enum ParseNameError {
 fn check_name(what: &'static str, value: &str) -> Result<(), ParseNameError> {
     if value.is_empty() || value.len() > NAME_BYTES_MAX {
         let shown = value.chars().take(NAME_BYTES_MAX).collect();
-        return Err(ParseNameError::Length { what, value: shown, bytes: value.len() });
+        return Err(ParseNameError::Length {
+            what,
+            value: shown,
+            bytes: value.len(),
+        });
     }
     let wrong = value.chars().enumerate().find(|&(at, c)| {
         let inner = matches!(c, '.' | '_' | '-');
         !(c.is_ascii_alphanumeric() || (inner && at > 0))
     });
     match wrong {
-        Some((_, found)) => Err(ParseNameError::Character { what, value: value.to_owned(), found }),
+        Some((_, found)) => Err(ParseNameError::Character {
+            what,
+            value: value.to_owned(),
+            found,
+        }),
         None => Ok(()),
     }
 }
@@ -244,10 +254,18 @@ impl FromStr for PredictionId {
 
     fn from_str(value: &str) -> Result<Self, Self::Err> {
         let parsed = value.split_once('-').and_then(|(boot, number)| {
-            let canonical = number.parse::<u64>().ok().filter(|n| n.to_string() == number)?;
-            Some(Self { boot: boot.parse().ok()?, number: canonical })
+            let canonical = number
+                .parse::<u64>()
+                .ok()
+                .filter(|n| n.to_string() == number)?;
+            Some(Self {
+                boot: boot.parse().ok()?,
+                number: canonical,
+            })
         });
-        parsed.ok_or_else(|| ParsePredictionIdError { value: value.chars().take(64).collect() })
+        parsed.ok_or_else(|| ParsePredictionIdError {
+            value: value.chars().take(64).collect(),
+        })
     }
 }
 

@@ -267,7 +267,12 @@ impl CalendarPart {
     pub const fn width(self) -> usize {
         match self {
             Self::WeekdayOneHot => 7,
-            Self::HourSin | Self::HourCos | Self::MonthSin | Self::MonthCos | Self::YearSin | Self::YearCos => 1,
+            Self::HourSin
+            | Self::HourCos
+            | Self::MonthSin
+            | Self::MonthCos
+            | Self::YearSin
+            | Self::YearCos => 1,
         }
     }
 }

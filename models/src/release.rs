@@ -179,16 +179,26 @@ impl Envelope {
             return Err(EnvelopeError::TooLarge { bytes: json.len() });
         }
         let envelope: Self = serde_json::from_slice(json).map_err(EnvelopeError::NotSigned)?;
-        let decode = |text: &str, field| BASE64.decode(text).map_err(|_| EnvelopeError::Malformed { field });
+        let decode = |text: &str, field| {
+            BASE64
+                .decode(text)
+                .map_err(|_| EnvelopeError::Malformed { field })
+        };
         let signature: [u8; 64] = decode(&envelope.signature, "signature")?
             .try_into()
             .map_err(|_| EnvelopeError::Malformed { field: "signature" })?;
         let payload = decode(&envelope.payload, "payload")?;
         let Some(key) = trusted.iter().find(|key| key.id() == envelope.key) else {
-            return Err(EnvelopeError::UnknownKey { key: envelope.key.chars().take(64).collect() });
+            return Err(EnvelopeError::UnknownKey {
+                key: envelope.key.chars().take(64).collect(),
+            });
         };
         let signature = ed25519_dalek::Signature::from_bytes(&signature);
-        if key.0.verify_strict(&signed_bytes(&payload), &signature).is_err() {
+        if key
+            .0
+            .verify_strict(&signed_bytes(&payload), &signature)
+            .is_err()
+        {
             return Err(EnvelopeError::Signature { key: envelope.key });
         }
         serde_json::from_slice(&payload).map_err(EnvelopeError::Release)
@@ -219,7 +229,9 @@ impl FromStr for PublicKey {
             let bytes: [u8; 32] = BASE64.decode(text).ok()?.try_into().ok()?;
             VerifyingKey::from_bytes(&bytes).ok()
         });
-        parsed.map(Self).ok_or_else(|| ParseKeyError { value: value.chars().take(80).collect() })
+        parsed.map(Self).ok_or_else(|| ParseKeyError {
+            value: value.chars().take(80).collect(),
+        })
     }
 }
 

@@ -9,13 +9,16 @@ use serde::ser::{Serialize, Serializer};
 
 /// An instant in milliseconds since 1970-01-01T00:00:00Z; RFC 3339 in UTC on the wire.
 ///
-/// It spans the years 0 to 9999, so that formatting cannot fail.
+/// It spans 0000-01-01T00:00:00Z to 9999-12-30T22:00:00Z, which the calendar of every time zone can show, so that
+/// formatting cannot fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Timestamp(i64);
 
 /// Why something is no valid instant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("time {value:?} is not an instant between the years 0 and 9999 in RFC 3339, such as 2026-11-24T08:00:00Z")]
+#[error(
+    "time {value:?} is not an instant between the years 0 and 9999 in RFC 3339, such as 2026-11-24T08:00:00Z"
+)]
 pub struct ParseTimestampError {
     value: String,
 }
@@ -24,7 +27,7 @@ impl Timestamp {
     /// Midnight of 1970-01-01 in UTC.
     pub const EPOCH: Self = Self(0);
     const MIN_MS: i64 = -62_167_219_200_000;
-    const MAX_MS: i64 = 253_402_300_799_999;
+    const MAX_MS: i64 = 253_402_207_200_000;
 
     /// Wraps milliseconds since 1970.
     ///
@@ -34,7 +37,9 @@ impl Timestamp {
         if (Self::MIN_MS..=Self::MAX_MS).contains(&ms) {
             Ok(Self(ms))
         } else {
-            Err(ParseTimestampError { value: format!("{ms} ms") })
+            Err(ParseTimestampError {
+                value: format!("{ms} ms"),
+            })
         }
     }
 
@@ -64,7 +69,11 @@ impl Timestamp {
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let instant = jiff::Timestamp::from_millisecond(self.0).map_err(|_| fmt::Error)?;
-        if self.0 % 1000 == 0 { write!(f, "{instant:.0}") } else { write!(f, "{instant:.3}") }
+        if self.0 % 1000 == 0 {
+            write!(f, "{instant:.0}")
+        } else {
+            write!(f, "{instant:.3}")
+        }
     }
 }
 
@@ -72,7 +81,9 @@ impl FromStr for Timestamp {
     type Err = ParseTimestampError;
 
     fn from_str(value: &str) -> Result<Self, Self::Err> {
-        let wrong = || ParseTimestampError { value: value.chars().take(64).collect() };
+        let wrong = || ParseTimestampError {
+            value: value.chars().take(64).collect(),
+        };
         let instant: jiff::Timestamp = value.parse().map_err(|_| wrong())?;
         Self::from_ms(instant.as_millisecond()).map_err(|_| wrong())
     }
@@ -102,7 +113,9 @@ pub struct Zone {
 
 /// Why a string names no time zone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("time zone {name:?} is neither an offset such as -06:00, nor UTC, nor an IANA name such as Europe/Berlin")]
+#[error(
+    "time zone {name:?} is neither an offset such as -06:00, nor UTC, nor an IANA name such as Europe/Berlin"
+)]
 pub struct ParseZoneError {
     name: String,
 }
@@ -123,14 +136,19 @@ pub struct LocalTime {
 impl Zone {
     /// Coordinated universal time.
     pub fn utc() -> Self {
-        Self { name: "UTC".to_owned(), zone: jiff::tz::TimeZone::UTC }
+        Self {
+            name: "UTC".to_owned(),
+            zone: jiff::tz::TimeZone::UTC,
+        }
     }
 
     /// What clocks in this zone show at `instant`.
     pub fn local(&self, instant: Timestamp) -> LocalTime {
-        let instant = jiff::Timestamp::from_millisecond(instant.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        let instant =
+            jiff::Timestamp::from_millisecond(instant.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
         let at = self.zone.to_datetime(instant);
-        let seconds = f64::from(at.hour()) * 3600.0 + f64::from(at.minute()) * 60.0 + f64::from(at.second());
+        let seconds =
+            f64::from(at.hour()) * 3600.0 + f64::from(at.minute()) * 60.0 + f64::from(at.second());
         LocalTime {
             hour: (seconds + f64::from(at.millisecond()) / 1000.0) / 3600.0,
             weekday: u8::try_from(at.weekday().to_monday_zero_offset()).unwrap_or(0),
@@ -147,7 +165,9 @@ impl Zone {
         if let Ok(instant) = text.parse() {
             return Ok(instant);
         }
-        let wrong = || ParseTimestampError { value: text.chars().take(64).collect() };
+        let wrong = || ParseTimestampError {
+            value: text.chars().take(64).collect(),
+        };
         let civil: jiff::civil::DateTime = text.parse().map_err(|_| wrong())?;
         let instant = self.zone.to_timestamp(civil).map_err(|_| wrong())?;
         Timestamp::from_ms(instant.as_millisecond()).map_err(|_| wrong())
@@ -180,8 +200,13 @@ impl FromStr for Zone {
             jiff::tz::TimeZone::get(name).ok()
         };
         match zone {
-            Some(zone) => Ok(Self { name: name.to_owned(), zone }),
-            None => Err(ParseZoneError { name: name.chars().take(64).collect() }),
+            Some(zone) => Ok(Self {
+                name: name.to_owned(),
+                zone,
+            }),
+            None => Err(ParseZoneError {
+                name: name.chars().take(64).collect(),
+            }),
         }
     }
 }
@@ -194,7 +219,8 @@ fn offset_minutes(text: &str) -> Option<i32> {
     }
     let two = |at: usize| -> Option<i32> {
         let (tens, ones) = (bytes[at], bytes[at + 1]);
-        (tens.is_ascii_digit() && ones.is_ascii_digit()).then(|| i32::from(tens - b'0') * 10 + i32::from(ones - b'0'))
+        (tens.is_ascii_digit() && ones.is_ascii_digit())
+            .then(|| i32::from(tens - b'0') * 10 + i32::from(ones - b'0'))
     };
     let (hours, minutes) = (two(1)?, two(4)?);
     if hours > 14 || minutes > 59 {

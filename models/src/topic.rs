@@ -17,7 +17,9 @@ pub const ROOT_BYTES_MAX: usize = 128;
 pub struct TopicRoot(Arc<str>);
 
 /// Where a node is: its site and its name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(deny_unknown_fields)]
 pub struct NodePath {
     /// The site.
@@ -44,7 +46,7 @@ pub enum Topic {
     Prediction(NodePath, StreamName),
     /// [`crate::PredictionBatch`]es of a stream, replayed after an outage.
     PredictionHistory(NodePath, StreamName),
-    /// [`crate::SampleBatch`]es of a stream.
+    /// [`crate::message::SampleBatch`]es of a stream.
     Sample(NodePath, StreamName),
     /// [`crate::Ack`]s of the coordinator to a node.
     Ack(NodePath),
@@ -52,7 +54,9 @@ pub enum Topic {
 
 /// Why a string is no valid topic root.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("topic root {value:?} must have 1 to 128 bytes in levels parted by '/', with no empty level, no '+', '#' or control character and no leading '$'")]
+#[error(
+    "topic root {value:?} must have 1 to 128 bytes in levels parted by '/', with no empty level, no '+', '#' or control character and no leading '$'"
+)]
 pub struct ParseRootError {
     value: String,
 }
@@ -91,11 +95,15 @@ impl TopicRoot {
     /// # Errors
     /// [`ParseRootError`] when the string is no root.
     pub fn new(value: &str) -> Result<Self, ParseRootError> {
-        let level = |level: &str| !level.is_empty() && !level.contains(['+', '#']) && !level.contains(char::is_control);
+        let level = |level: &str| {
+            !level.is_empty() && !level.contains(['+', '#']) && !level.contains(char::is_control)
+        };
         if value.len() <= ROOT_BYTES_MAX && !value.starts_with('$') && value.split('/').all(level) {
             Ok(Self(Arc::from(value)))
         } else {
-            Err(ParseRootError { value: value.chars().take(160).collect() })
+            Err(ParseRootError {
+                value: value.chars().take(160).collect(),
+            })
         }
     }
 
@@ -115,13 +123,21 @@ impl TopicRoot {
     /// [`ParseTopicError`] when it is none of ours.
     pub fn parse(&self, topic: &str) -> Result<Topic, ParseTopicError> {
         let cut = || topic.chars().take(160).collect::<String>();
-        let below = topic.strip_prefix(&*self.0).and_then(|rest| rest.strip_prefix('/'));
-        let below = below.ok_or_else(|| ParseTopicError::Root { topic: cut(), root: self.0.to_string() })?;
+        let below = topic
+            .strip_prefix(&*self.0)
+            .and_then(|rest| rest.strip_prefix('/'));
+        let below = below.ok_or_else(|| ParseTopicError::Root {
+            topic: cut(),
+            root: self.0.to_string(),
+        })?;
         let levels: Vec<&str> = below.splitn(6, '/').collect();
         match parse_levels(&levels) {
             Ok(Some(topic)) => Ok(topic),
             Ok(None) => Err(ParseTopicError::Unknown { topic: cut() }),
-            Err(source) => Err(ParseTopicError::Name { topic: cut(), source }),
+            Err(source) => Err(ParseTopicError::Name {
+                topic: cut(),
+                source,
+            }),
         }
     }
 
@@ -159,9 +175,15 @@ pub enum NodeTopicKind {
 
 fn parse_levels(levels: &[&str]) -> Result<Option<Topic>, ParseNameError> {
     let topic = match levels {
-        ["models", group, model] => Topic::Release { group: group.parse()?, model: model.parse()? },
+        ["models", group, model] => Topic::Release {
+            group: group.parse()?,
+            model: model.parse()?,
+        },
         ["nodes", site, node, rest @ ..] => {
-            let at = NodePath { site: site.parse()?, node: node.parse()? };
+            let at = NodePath {
+                site: site.parse()?,
+                node: node.parse()?,
+            };
             match rest {
                 ["status"] => Topic::Status(at),
                 ["reported"] => Topic::Reported(at),

@@ -1,8 +1,8 @@
 //! Refuses a manifest that contradicts itself, before anything is opened or allocated on its word.
 
 use super::{
-    Feature, ImageSize, LABELS_MAX, MANIFEST_BYTES_MAX, MODEL_BYTES_MAX, Manifest, OutputKind, TENSOR_ELEMENTS_MAX, Task,
-    WINDOW_COUNT_MAX,
+    Feature, ImageSize, LABELS_MAX, MANIFEST_BYTES_MAX, MODEL_BYTES_MAX, Manifest, OutputKind,
+    TENSOR_ELEMENTS_MAX, Task, WINDOW_COUNT_MAX,
 };
 
 /// Why a manifest is refused.
@@ -63,7 +63,9 @@ pub enum ManifestError {
         reason: String,
     },
     /// The tolerance lets everything or nothing pass.
-    #[error("golden tolerances {abs_tolerance} and {rel_tolerance} must be finite, not negative and at most 1")]
+    #[error(
+        "golden tolerances {abs_tolerance} and {rel_tolerance} must be finite, not negative and at most 1"
+    )]
     Tolerance {
         /// The absolute part.
         abs_tolerance: f64,
@@ -86,33 +88,56 @@ pub enum ShapeError {
 impl Manifest {
     pub(super) fn check(&self) -> Result<(), ManifestError> {
         if self.model.bytes > MODEL_BYTES_MAX {
-            return Err(ManifestError::ModelTooLarge { bytes: self.model.bytes });
+            return Err(ManifestError::ModelTooLarge {
+                bytes: self.model.bytes,
+            });
         }
         for (tensor, shape) in [("input", &self.input.shape), ("output", &self.output.shape)] {
-            check_shape(shape).map_err(|source| ManifestError::Shape { tensor, shape: shape.clone(), source })?;
+            check_shape(shape).map_err(|source| ManifestError::Shape {
+                tensor,
+                shape: shape.clone(),
+                source,
+            })?;
         }
         if !(1..=WINDOW_COUNT_MAX).contains(&self.window.count) {
-            return Err(ManifestError::Window { count: self.window.count });
+            return Err(ManifestError::Window {
+                count: self.window.count,
+            });
         }
         let mut made = 0_usize;
         for (index, feature) in self.features.iter().enumerate() {
             let refuse = |reason| ManifestError::Feature { index, reason };
             check_feature(feature, self.window.count).map_err(refuse)?;
-            let width = feature.width().filter(|&width| width <= TENSOR_ELEMENTS_MAX);
-            made += width.ok_or_else(|| refuse(format!("makes more than {TENSOR_ELEMENTS_MAX} numbers")))?;
+            let width = feature
+                .width()
+                .filter(|&width| width <= TENSOR_ELEMENTS_MAX);
+            made += width
+                .ok_or_else(|| refuse(format!("makes more than {TENSOR_ELEMENTS_MAX} numbers")))?;
             if made > TENSOR_ELEMENTS_MAX {
-                return Err(refuse(format!("with it, the features make more than {TENSOR_ELEMENTS_MAX} numbers")));
+                return Err(refuse(format!(
+                    "with it, the features make more than {TENSOR_ELEMENTS_MAX} numbers"
+                )));
             }
         }
         if made != self.input_elements() {
-            return Err(ManifestError::Width { made, wanted: self.input_elements() });
+            return Err(ManifestError::Width {
+                made,
+                wanted: self.input_elements(),
+            });
         }
-        self.check_output().map_err(|reason| ManifestError::Output { reason })?;
+        self.check_output()
+            .map_err(|reason| ManifestError::Output { reason })?;
         let (abs_tolerance, rel_tolerance) = (self.golden.abs_tolerance, self.golden.rel_tolerance);
-        if [abs_tolerance, rel_tolerance].iter().all(|tolerance| (0.0..=1.0).contains(tolerance)) {
+        if [abs_tolerance, rel_tolerance]
+            .iter()
+            .all(|tolerance| (0.0..=1.0).contains(tolerance))
+        {
             Ok(())
         } else {
-            Err(ManifestError::Tolerance { abs_tolerance, rel_tolerance })
+            Err(ManifestError::Tolerance {
+                abs_tolerance,
+                rel_tolerance,
+            })
         }
     }
 
@@ -121,10 +146,16 @@ impl Manifest {
         match (&self.output.kind, self.task) {
             (OutputKind::Labels { names, .. }, Task::Classification) => {
                 if names.is_empty() || names.len() > LABELS_MAX {
-                    return Err(format!("{} labels, a classification has 1 to {LABELS_MAX}", names.len()));
+                    return Err(format!(
+                        "{} labels, a classification has 1 to {LABELS_MAX}",
+                        names.len()
+                    ));
                 }
                 if names.len() != elements {
-                    return Err(format!("{} labels for a tensor of {elements} elements", names.len()));
+                    return Err(format!(
+                        "{} labels for a tensor of {elements} elements",
+                        names.len()
+                    ));
                 }
                 let mut sorted: Vec<_> = names.iter().collect();
                 sorted.sort();
@@ -133,15 +164,27 @@ impl Manifest {
                     None => Ok(()),
                 }
             }
-            (OutputKind::Value { scale, offset, horizon_ms, .. }, Task::Regression | Task::Forecasting) => {
+            (
+                OutputKind::Value {
+                    scale,
+                    offset,
+                    horizon_ms,
+                    ..
+                },
+                Task::Regression | Task::Forecasting,
+            ) => {
                 if elements != 1 {
                     return Err(format!("a value is one element, the tensor has {elements}"));
                 }
                 if !(scale.is_finite() && *scale != 0.0 && offset.is_finite()) {
-                    return Err(format!("scale {scale} must be finite and not 0, offset {offset} finite"));
+                    return Err(format!(
+                        "scale {scale} must be finite and not 0, offset {offset} finite"
+                    ));
                 }
                 match (self.task, horizon_ms) {
-                    (Task::Forecasting, None | Some(0)) => Err("a forecast needs horizon_ms above 0".to_owned()),
+                    (Task::Forecasting, None | Some(0)) => {
+                        Err("a forecast needs horizon_ms above 0".to_owned())
+                    }
                     _ => Ok(()),
                 }
             }
@@ -149,12 +192,15 @@ impl Manifest {
                 1 => check_threshold(*threshold),
                 _ => Err(format!("a score is one element, the tensor has {elements}")),
             },
-            (OutputKind::Reconstruction { threshold }, Task::Anomaly) if elements == self.input_elements() => {
+            (OutputKind::Reconstruction { threshold }, Task::Anomaly)
+                if elements == self.input_elements() =>
+            {
                 check_threshold(*threshold)
             }
-            (OutputKind::Reconstruction { .. }, Task::Anomaly) => {
-                Err(format!("a reconstruction has the input's {} elements, not {elements}", self.input_elements()))
-            }
+            (OutputKind::Reconstruction { .. }, Task::Anomaly) => Err(format!(
+                "a reconstruction has the input's {} elements, not {elements}",
+                self.input_elements()
+            )),
             _ => Err(format!(
                 "{:?} does not go with this kind: classification has labels, regression and forecasting a value, anomaly a score or a reconstruction",
                 self.task
@@ -164,37 +210,61 @@ impl Manifest {
 }
 
 fn check_threshold(threshold: f64) -> Result<(), String> {
-    if threshold.is_finite() { Ok(()) } else { Err(format!("threshold {threshold} is not finite")) }
+    if threshold.is_finite() {
+        Ok(())
+    } else {
+        Err(format!("threshold {threshold} is not finite"))
+    }
 }
 
 fn check_shape(shape: &[usize]) -> Result<(), ShapeError> {
     if shape.first() != Some(&1) {
         return Err(ShapeError::Batch);
     }
-    let elements = shape.iter().try_fold(1_usize, |all, &dimension| all.checked_mul(dimension));
+    let elements = shape
+        .iter()
+        .try_fold(1_usize, |all, &dimension| all.checked_mul(dimension));
     match elements {
-        Some(elements) if (1..=TENSOR_ELEMENTS_MAX).contains(&elements) && shape.len() <= 6 => Ok(()),
+        Some(elements) if (1..=TENSOR_ELEMENTS_MAX).contains(&elements) && shape.len() <= 6 => {
+            Ok(())
+        }
         _ => Err(ShapeError::Size),
     }
 }
 
 fn check_feature(feature: &Feature, count: usize) -> Result<(), String> {
     match feature {
-        Feature::Select { last, mean, std, .. } => {
+        Feature::Select {
+            last, mean, std, ..
+        } => {
             if !(1..=count).contains(last) {
                 return Err(format!("last is {last}, the window has {count} readings"));
             }
             check_affine(*mean, *std)
         }
-        Feature::Lag { lags, mean, std, .. } => {
+        Feature::Lag {
+            lags, mean, std, ..
+        } => {
             if let Some(lag) = lags.iter().find(|&&lag| lag >= count) {
-                return Err(format!("lag {lag} is outside a window of {count} readings, which has lags 0 to {}", count - 1));
+                return Err(format!(
+                    "lag {lag} is outside a window of {count} readings, which has lags 0 to {}",
+                    count - 1
+                ));
             }
             check_affine(*mean, *std)
         }
-        Feature::Aggregate { mean, std, .. } | Feature::Vector { mean, std, .. } => check_affine(*mean, *std),
+        Feature::Aggregate { mean, std, .. } | Feature::Vector { mean, std, .. } => {
+            check_affine(*mean, *std)
+        }
         Feature::OneHot { .. } | Feature::Calendar { .. } => Ok(()),
-        Feature::Image { from, to, channels, mean, std, .. } => check_image(from, to, channels, mean, std),
+        Feature::Image {
+            from,
+            to,
+            channels,
+            mean,
+            std,
+            ..
+        } => check_image(from, to, channels, mean, std),
     }
 }
 
@@ -202,22 +272,40 @@ fn check_affine(mean: f64, std: f64) -> Result<(), String> {
     if mean.is_finite() && std.is_finite() && std != 0.0 {
         Ok(())
     } else {
-        Err(format!("mean {mean} must be finite, std {std} finite and not 0"))
+        Err(format!(
+            "mean {mean} must be finite, std {std} finite and not 0"
+        ))
     }
 }
 
-fn check_image(from: &ImageSize, to: &ImageSize, channels: &[usize], mean: &[f64], std: &[f64]) -> Result<(), String> {
+fn check_image(
+    from: &ImageSize,
+    to: &ImageSize,
+    channels: &[usize],
+    mean: &[f64],
+    std: &[f64],
+) -> Result<(), String> {
     for (what, size) in [("from", from), ("to", to)] {
         let elements = size.elements().unwrap_or(usize::MAX);
         if !(1..=TENSOR_ELEMENTS_MAX).contains(&elements) {
-            return Err(format!("image {what} {size:?} must have 1 to {TENSOR_ELEMENTS_MAX} elements"));
+            return Err(format!(
+                "image {what} {size:?} must have 1 to {TENSOR_ELEMENTS_MAX} elements"
+            ));
         }
     }
     if [channels.len(), mean.len(), std.len()] != [to.channels; 3] {
-        return Err(format!("channels, mean and std must have {} entries each, one an output channel", to.channels));
+        return Err(format!(
+            "channels, mean and std must have {} entries each, one an output channel",
+            to.channels
+        ));
     }
     if let Some(channel) = channels.iter().find(|&&channel| channel >= from.channels) {
-        return Err(format!("channel {channel} is not in an image of {} channels", from.channels));
+        return Err(format!(
+            "channel {channel} is not in an image of {} channels",
+            from.channels
+        ));
     }
-    mean.iter().zip(std).try_for_each(|(mean, std)| check_affine(*mean, *std))
+    mean.iter()
+        .zip(std)
+        .try_for_each(|(mean, std)| check_affine(*mean, *std))
 }
