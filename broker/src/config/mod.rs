@@ -241,7 +241,7 @@ pub enum ConfigError {
     #[error("who is {0:?}, expected any, anonymous, users or user:NAME")]
     Who(String),
     /// A user name is empty, twice in the list, or would change a topic's shape.
-    #[error("user name {0:?} is empty, given twice, or contains one of / + #")]
+    #[error("user name {0:?} is given twice, has an empty level, contains + or #, or begins with another user's name and '/'")]
     UserName(String),
     /// A rule names a user that does not exist.
     #[error("a rule names the user {0:?}, who is not in the list of users")]
@@ -281,12 +281,20 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let mut names = HashSet::new();
         for user in &self.users {
-            if user.name.is_empty()
-                || user.name.contains(['/', '+', '#', '\0'])
+            if user.name.split('/').any(str::is_empty)
+                || user.name.contains(['+', '#', '\0'])
                 || !names.insert(user.name.as_str())
             {
                 return Err(ConfigError::UserName(user.name.clone()));
             }
+        }
+        // In a rule such as `home/%u/#`, user `a` would reach what is `a/b`'s.
+        let within = |name: &&User| {
+            let mut ends = name.name.match_indices('/');
+            ends.any(|(end, _)| names.contains(&name.name[..end]))
+        };
+        if let Some(user) = self.users.iter().find(within) {
+            return Err(ConfigError::UserName(user.name.clone()));
         }
         for rule in &self.rules {
             if !topic::is_filter(&rule.filter) {

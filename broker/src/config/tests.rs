@@ -100,7 +100,12 @@ fn what_is_wrong_is_named() {
             "[limits]\nclients_max = 0",
             "clients_max is 0, expected 1 to 100000",
         ),
-        ("[[user]]\nname = \"a/b\"\npassword = \"\"", "a/b"),
+        ("[[user]]\nname = \"a+b\"\npassword = \"\"", "a+b"),
+        ("[[user]]\nname = \"a//b\"\npassword = \"\"", "a//b"),
+        (
+            "[[user]]\nname = \"a/b\"\npassword = \"\"\n[[user]]\nname = \"a\"\npassword = \"\"",
+            "a/b",
+        ),
         (
             "[[rule]]\neffect = \"deny\"\nwho = \"user:eve\"\naction = \"any\"\nfilter = \"#\"",
             "eve",

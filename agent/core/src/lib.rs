@@ -1,0 +1,17 @@
+//! The agent's pure core: what a node decides, without the means to do it.
+//!
+//! No clock, no task, no file, no network and no random source: each part takes an input and the time, changes its own
+//! state and hands out what is to be done. The shell (`lamppost-agent`) does it and reports back. In reading order:
+//!
+//! - [`decode`]: the bytes of a sensor message become a reading, or an error that names what is wrong;
+//! - [`window`]: readings in whatever order they come become windows in the order of their event times;
+//! - [`label`]: predictions wait for what came true, and each version's error is summed up;
+//! - [`outbox`]: what waits for the link, what is sent next, what is given up when there is no room;
+//! - [`slot`]: releases come in, bundles are fetched, checked and activated, and a good model keeps running.
+
+pub mod decode;
+pub mod label;
+pub mod outbox;
+pub mod slot;
+pub mod span;
+pub mod window;

@@ -1,0 +1,197 @@
+//! The `[coordinator]` table.
+
+use std::path::Path;
+use std::time::Duration;
+
+use lamppost_models::NodePath;
+
+use super::raw::RawCoordinator;
+use super::{
+    Coordinator, MEMORY_RECORDS_MAX, MESSAGE_BYTES_MIN, Outcome, PASSWORD_FILE_BYTES_MAX,
+    REPLAY_WINDOW_MAX, refuse, span, within,
+};
+use crate::uplink::{Login, UplinkConfig};
+
+pub(super) fn coordinator(
+    raw: RawCoordinator,
+    path: &NodePath,
+    flush: Duration,
+) -> Outcome<Coordinator> {
+    let (tls, host, port) = broker_address(&raw.mqtt)?;
+    if !(raw.http.starts_with("http://") || raw.http.starts_with("https://")) {
+        return refuse(
+            "coordinator.http",
+            format!("{:?}", raw.http),
+            "a URL such as \"http://192.0.2.1:7880\"",
+        );
+    }
+    let mut keys = Vec::new();
+    for (at, key) in raw.keys.iter().enumerate() {
+        let Ok(key) = key.parse() else {
+            let wanted = "a public key as `lamppost serve` prints it: \"ed25519:\" and 44 characters of base64";
+            return refuse(
+                format!("coordinator.keys[{at}]"),
+                format!("{key:?}"),
+                wanted,
+            );
+        };
+        keys.push(key);
+    }
+    let second = Duration::from_secs(1);
+    span(
+        "coordinator.keep_alive",
+        raw.keep_alive,
+        5 * second,
+        3_600 * second,
+    )?;
+    span(
+        "coordinator.connect_timeout",
+        raw.connect_timeout,
+        second,
+        300 * second,
+    )?;
+    span(
+        "coordinator.retry_min",
+        raw.retry_min,
+        Duration::from_millis(10),
+        raw.retry_max,
+    )?;
+    span(
+        "coordinator.retry_max",
+        raw.retry_max,
+        raw.retry_min,
+        3_600 * second,
+    )?;
+    span(
+        "coordinator.ack_timeout",
+        raw.ack_timeout,
+        Duration::from_millis(100),
+        3_600 * second,
+    )?;
+    within(
+        "coordinator.memory_records",
+        "predictions",
+        raw.memory_records,
+        1,
+        MEMORY_RECORDS_MAX,
+    )?;
+    within(
+        "coordinator.replay_window",
+        "batches",
+        raw.replay_window,
+        1,
+        REPLAY_WINDOW_MAX,
+    )?;
+    let memory_bytes_max = match usize::try_from(raw.memory_bytes.0) {
+        Ok(bytes) if bytes >= MESSAGE_BYTES_MIN => bytes,
+        _ => {
+            return refuse(
+                "coordinator.memory_bytes",
+                raw.memory_bytes,
+                "16KiB or more",
+            );
+        }
+    };
+    let uplink = UplinkConfig {
+        host,
+        port,
+        tls,
+        ca_file: raw.ca_file.clone(),
+        login: login(&raw, path)?,
+        keep_alive: raw.keep_alive,
+        connect_timeout: raw.connect_timeout,
+        retry_min: raw.retry_min,
+        retry_max: raw.retry_max,
+        ack_timeout: raw.ack_timeout,
+        memory_records_max: raw.memory_records,
+        memory_bytes_max,
+        replay_window: raw.replay_window,
+        flush,
+    };
+    Ok(Coordinator {
+        uplink,
+        http: raw.http,
+        ca_file: raw.ca_file,
+        keys,
+    })
+}
+
+/// Reads `mqtt://host:port` or `mqtts://host:port`.
+pub(super) fn broker_address(text: &str) -> Outcome<(bool, String, u16)> {
+    let parsed = || {
+        let (tls, rest, default_port) = match text.split_once("://")? {
+            ("mqtt", rest) => (false, rest, 1883),
+            ("mqtts", rest) => (true, rest, 8883),
+            _ => return None,
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        // An IPv6 address stands in brackets, and has colons of its own.
+        let (host, port) = match rest.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => {
+                (host, port.parse().ok().filter(|port| *port != 0)?)
+            }
+            _ => (rest, default_port),
+        };
+        let fits = !host.is_empty()
+            && !host.contains(['/', '@', ' '])
+            && (!host.contains(':') || host.ends_with(']'));
+        fits.then(|| (tls, host.to_owned(), port))
+    };
+    match parsed() {
+        Some(address) => Ok(address),
+        None => refuse(
+            "coordinator.mqtt",
+            format!("{text:?}"),
+            "mqtt://HOST:PORT, or mqtts://HOST:PORT for TLS",
+        ),
+    }
+}
+
+fn login(raw: &RawCoordinator, path: &NodePath) -> Outcome<Option<Login>> {
+    let password = match (&raw.password, &raw.password_file) {
+        (Some(_), Some(file)) => {
+            return refuse(
+                "coordinator.password_file",
+                file.display(),
+                "left out where coordinator.password is set",
+            );
+        }
+        (Some(password), None) => Some(password.0.clone()),
+        (None, Some(file)) => Some(read_password(file)?),
+        (None, None) => None,
+    };
+    match (password, &raw.username) {
+        (Some(password), username) => {
+            // What the coordinator's broker puts into its rules.
+            let username = username.clone().unwrap_or_else(|| path.to_string());
+            Ok(Some(Login { username, password }))
+        }
+        (None, Some(username)) => refuse(
+            "coordinator.username",
+            format!("{username:?}"),
+            "beside a password or password_file, or left out",
+        ),
+        (None, None) => Ok(None),
+    }
+}
+
+/// The first line of the file.
+fn read_password(path: &Path) -> Outcome<String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    let read = std::fs::File::open(path)
+        .and_then(|file| file.take(PASSWORD_FILE_BYTES_MAX).read_to_string(&mut text));
+    match (read, text.lines().next()) {
+        (Ok(_), Some(line)) if !line.is_empty() => Ok(line.to_owned()),
+        (Ok(_), _) => refuse(
+            "coordinator.password_file",
+            path.display(),
+            "a file whose first line is the password",
+        ),
+        (Err(source), _) => refuse(
+            "coordinator.password_file",
+            path.display(),
+            format!("a file that can be read ({source})"),
+        ),
+    }
+}

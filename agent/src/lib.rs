@@ -1,0 +1,65 @@
+//! The edge agent: streams in, predictions out, models kept good.
+//!
+//! [`run()`] starts an agent and ends with it. What happens to a reading, in the order of the modules:
+//!
+//! - [`config`]: what the node does, checked before anything starts;
+//! - `ingest` (with `filter` and `queue`): messages of the node's own broker become windows;
+//! - `scorer` (with `prediction`): windows become predictions, on the engine's own thread;
+//! - `publish`: predictions go to the node's own broker and to the uplink;
+//! - `labels`: predictions meet what came true;
+//! - `uplink`: predictions and reports go up, acknowledgements and releases come down;
+//! - [`outbox`]: what could not be sent waits on the disk;
+//! - [`slots`]: releases are fetched, checked, activated and rolled back;
+//! - `report` (with `stats`): what the node says of itself.
+//!
+//! What is decided is decided in `lamppost-agent-core`, which knows no clock, disk or network.
+
+pub mod cli;
+pub mod config;
+mod filter;
+mod ingest;
+mod labels;
+pub mod outbox;
+mod prediction;
+mod publish;
+mod queue;
+mod report;
+mod run;
+mod scorer;
+pub mod slots;
+mod stats;
+mod uplink;
+
+pub use config::{Config, ConfigError};
+pub use queue::WhenFull;
+pub use run::{Ready, RunError, run};
+pub use uplink::{TlsError, UplinkError};
+
+use bytes::Bytes;
+
+/// An error with its causes, in one line.
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Some errors repeat their cause.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// The JSON of one of our own messages, which all have one.
+pub(crate) fn to_json(message: &impl serde::Serialize) -> Bytes {
+    match serde_json::to_vec(message) {
+        Ok(json) => json.into(),
+        Err(error) => {
+            tracing::error!(%error, "a message has no JSON");
+            Bytes::new()
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! The outbox's directory: generations, what is being deleted, and a note of what was made.
+//!
+//! ```text
+//! gen-00000007/    a generation
+//! del-00000006/    a generation that is done and being deleted; an empty one says that it is gone on purpose
+//! quarantine/      damaged generations, a bounded number
+//! outbox           the epoch and the newest generation that was made, replaced as a whole
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use lamppost_models::Epoch;
+
+use super::OutboxError;
+
+const NOTE: &str = "outbox";
+const NOTE_NEW: &str = "outbox.new";
+const QUARANTINE: &str = "quarantine";
+
+/// The directory, held against other processes.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    dir: PathBuf,
+    _lock: File,
+    /// Bytes of each generation on the disk.
+    bytes: BTreeMap<u32, u64>,
+    /// Bytes beside the generations.
+    other_bytes: u64,
+}
+
+/// The note.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Note {
+    /// The outbox.
+    pub(super) epoch: Epoch,
+    /// The newest generation.
+    pub(super) newest: u32,
+}
+
+impl Shelf {
+    /// Opens the directory, and makes it if it is not there.
+    pub(super) fn open(dir: &Path) -> Result<Self, OutboxError> {
+        let failed = |action, source| OutboxError::Io {
+            dir: dir.to_owned(),
+            action,
+            source,
+        };
+        fs::create_dir_all(dir).map_err(|error| failed("make its directory", error))?;
+        let lock = File::open(dir).map_err(|error| failed("open its directory", error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(OutboxError::Busy {
+                    dir: dir.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(error)) => return Err(failed("lock its directory", error)),
+        }
+        let mut shelf = Self {
+            dir: dir.to_owned(),
+            _lock: lock,
+            bytes: BTreeMap::new(),
+            other_bytes: 0,
+        };
+        for generation in shelf.numbered("gen-")? {
+            shelf.measure(generation);
+        }
+        shelf.measure_others();
+        Ok(shelf)
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where a generation is.
+    pub(super) fn path(&self, generation: u32) -> PathBuf {
+        self.dir.join(format!("gen-{generation:08}"))
+    }
+
+    fn grave(&self, generation: u32) -> PathBuf {
+        self.dir.join(format!("del-{generation:08}"))
+    }
+
+    /// The generations that are there, oldest first.
+    pub(super) fn generations(&self) -> Result<Vec<u32>, OutboxError> {
+        self.numbered("gen-")
+    }
+
+    /// The generations that were deleted on purpose, and of which nothing else may say so.
+    pub(super) fn graves(&self) -> Result<Vec<u32>, OutboxError> {
+        self.numbered("del-")
+    }
+
+    fn numbered(&self, prefix: &str) -> Result<Vec<u32>, OutboxError> {
+        let failed = |source| OutboxError::Io {
+            dir: self.dir.clone(),
+            action: "list its directory",
+            source,
+        };
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            found.extend(
+                name.to_str()
+                    .and_then(|name| name.strip_prefix(prefix))
+                    .and_then(|number| number.parse::<u32>().ok()),
+            );
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Reads the note; a damaged one is none.
+    pub(super) fn note(&self) -> Option<Note> {
+        let text = fs::read_to_string(self.dir.join(NOTE)).ok()?;
+        let mut words = text
+            .strip_prefix("lamppost-outbox 1 epoch ")?
+            .strip_suffix('\n')?
+            .split(" newest ");
+        let (epoch, newest) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        words.next().is_none().then_some(Note { epoch, newest })
+    }
+
+    /// Replaces the note.
+    pub(super) fn write_note(&self, note: Note) -> Result<(), OutboxError> {
+        let text = format!(
+            "lamppost-outbox 1 epoch {} newest {}\n",
+            note.epoch, note.newest
+        );
+        let write = || {
+            let mut file = File::create(self.dir.join(NOTE_NEW))?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(self.dir.join(NOTE_NEW), self.dir.join(NOTE))?;
+            self.sync()
+        };
+        write().map_err(|source| OutboxError::Io {
+            dir: self.dir.clone(),
+            action: "write its note",
+            source,
+        })
+    }
+
+    /// Deletes what is in a generation, and leaves its empty grave. What cannot be deleted now is tried again later.
+    pub(super) fn bury(&mut self, generation: u32) {
+        let bury = || {
+            fs::rename(self.path(generation), self.grave(generation))?;
+            self.sync()?;
+            empty(&self.grave(generation))
+        };
+        if let Err(error) = bury() {
+            tracing::warn!(generation, %error, "cannot delete a generation of the outbox");
+        }
+        self.measure(generation);
+        self.measure_others();
+    }
+
+    /// Deletes a generation that nothing speaks of.
+    pub(super) fn discard(&mut self, generation: u32) {
+        if let Err(error) = fs::remove_dir_all(self.path(generation)) {
+            tracing::warn!(generation, %error, "cannot delete an unfinished generation of the outbox");
+        }
+        self.measure(generation);
+        self.measure_others();
+    }
+
+    /// Removes the graves, once what is written down tells no more of their generations.
+    pub(super) fn clear_graves(&mut self) {
+        let graves = self.graves().unwrap_or_default();
+        for generation in &graves {
+            if let Err(error) = fs::remove_dir_all(self.grave(*generation)) {
+                tracing::warn!(generation, %error, "cannot delete what is left of a generation of the outbox");
+            }
+        }
+        if !graves.is_empty() {
+            self.measure_others();
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
+    }
+
+    /// Takes the size of a generation, which may be gone.
+    pub(super) fn measure(&mut self, generation: u32) -> u64 {
+        let path = self.path(generation);
+        if !path.is_dir() {
+            self.bytes.remove(&generation);
+            return 0;
+        }
+        let bytes = used_bytes(&path);
+        self.bytes.insert(generation, bytes);
+        bytes
+    }
+
+    /// Takes the size of what is beside the generations.
+    pub(super) fn measure_others(&mut self) {
+        let graves = self
+            .graves()
+            .unwrap_or_default()
+            .into_iter()
+            .map(|generation| self.grave(generation));
+        self.other_bytes = graves
+            .chain([self.dir.join(QUARANTINE)])
+            .map(|path| used_bytes(&path))
+            .sum();
+    }
+
+    /// Bytes of each generation on the disk, as last measured.
+    pub(super) fn bytes(&self) -> &BTreeMap<u32, u64> {
+        &self.bytes
+    }
+
+    /// Bytes of quarantine and of what is being deleted.
+    pub(super) fn other_bytes(&self) -> u64 {
+        self.other_bytes
+    }
+
+    /// Bytes of everything.
+    pub(super) fn total_bytes(&self) -> u64 {
+        self.bytes.values().sum::<u64>() + self.other_bytes
+    }
+}
+
+/// Bytes that are free for this process on the file system of `dir`.
+pub(super) fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Bytes that the files below a directory take on the disk.
+fn used_bytes(path: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(path) else {
+        return 0;
+    };
+    let files = entries
+        .filter_map(Result::ok)
+        .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)));
+    files
+        .map(|(path, metadata)| {
+            if metadata.is_dir() {
+                used_bytes(&path)
+            } else {
+                metadata.blocks() * 512
+            }
+        })
+        .sum()
+}
+
+/// Deletes what is in a directory.
+fn empty(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_note_is_read_back_and_a_damaged_one_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(dir.path()).unwrap();
+        assert_eq!(shelf.note(), None);
+        let note = Note {
+            epoch: Epoch::from_u64(0xbeef),
+            newest: 12,
+        };
+        shelf.write_note(note).unwrap();
+        assert_eq!(shelf.note(), Some(note));
+        let text = fs::read_to_string(dir.path().join(NOTE)).unwrap();
+        assert_eq!(text, "lamppost-outbox 1 epoch 000000000000beef newest 12\n");
+        for cut in 0..text.len() {
+            fs::write(dir.path().join(NOTE), &text[..cut]).unwrap();
+            assert_eq!(shelf.note(), None, "{:?}", &text[..cut]);
+        }
+    }
+
+    #[test]
+    fn a_buried_generation_leaves_a_grave_until_it_is_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut shelf = Shelf::open(dir.path()).unwrap();
+        fs::create_dir_all(shelf.path(3).join("blobs")).unwrap();
+        fs::write(shelf.path(3).join("db"), vec![1; 100_000]).unwrap();
+        assert!(shelf.measure(3) >= 100_000);
+        shelf.bury(3);
+        assert_eq!(
+            (shelf.generations().unwrap(), shelf.graves().unwrap()),
+            (vec![], vec![3])
+        );
+        assert_eq!(shelf.total_bytes(), 0);
+        shelf.clear_graves();
+        assert_eq!(shelf.graves().unwrap(), [0; 0]);
+    }
+
+    #[test]
+    fn the_directory_is_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(dir.path()).unwrap();
+        assert!(matches!(
+            Shelf::open(dir.path()),
+            Err(OutboxError::Busy { .. })
+        ));
+        drop(shelf);
+        Shelf::open(dir.path()).unwrap();
+    }
+}

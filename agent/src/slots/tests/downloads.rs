@@ -1,0 +1,165 @@
+//! What may happen to a download.
+
+use super::*;
+
+#[tokio::test]
+async fn a_release_is_fetched_checked_and_runs() {
+    let (server, address, first, second) = server_with_zoo().await;
+    let node = Node::started(Some(address)).await;
+    assert_eq!(node.active(), None);
+    node.announce(1, &first).await;
+    let row = node.runs(&first).await;
+    assert_eq!(row.release, Some(Sequence(1)));
+    node.announce(2, &second).await;
+    let row = node.runs(&second).await;
+    assert_eq!(row.previous.map(|slot| slot.digest), Some(first.digest));
+    assert_eq!(row.candidate, None);
+    assert_eq!(server.ranges(), ["", ""]);
+}
+
+#[tokio::test]
+async fn a_download_that_is_cut_off_goes_on_where_it_was() {
+    let (server, address, first, _) = server_with_zoo().await;
+    server.behave(Manner::Cut { after: 20_000, times: 2 });
+    let node = Node::started(Some(address)).await;
+    node.announce(1, &first).await;
+    node.runs(&first).await;
+    assert_eq!(server.ranges(), ["", "bytes=20000-", "bytes=40000-"]);
+}
+
+#[tokio::test]
+async fn a_download_goes_on_after_a_restart() {
+    let (server, address, first, _) = server_with_zoo().await;
+    server.behave(Manner::Hangs);
+    let mut node = Node::started(Some(address)).await;
+    node.announce(1, &first).await;
+    node.wait("half of the bundle", |row| {
+        matches!(&row.candidate, Some(CandidateSlot { state: TrialState::Fetching { received, .. }, .. }) if *received > 0)
+    })
+    .await;
+    node.stop().await;
+    let half = std::fs::metadata(node.part(&first)).unwrap().len();
+    assert!(half > 0 && half <= first.bytes / 2);
+    server.behave(Manner::Well);
+    node.start().await;
+    node.runs(&first).await;
+    assert_eq!(server.ranges(), [String::new(), format!("bytes={half}-")]);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_know_ranges_sends_the_whole() {
+    let (server, address, first, _) = server_with_zoo().await;
+    server.behave(Manner::Whole);
+    let node = Node::started(Some(address)).await;
+    std::fs::write(node.part(&first), b"what came before").unwrap();
+    node.announce(1, &first).await;
+    node.runs(&first).await;
+    assert_eq!(server.ranges(), ["bytes=16-"]);
+}
+
+#[tokio::test]
+async fn a_part_that_is_no_beginning_of_the_bundle_is_thrown_away() {
+    let (server, address, first, _) = server_with_zoo().await;
+    let node = Node::started(Some(address)).await;
+    std::fs::write(node.part(&first), vec![b'x'; 1000]).unwrap();
+    node.announce(1, &first).await;
+    node.runs(&first).await;
+    assert_eq!(server.ranges(), ["bytes=1000-", ""]);
+    // One that is too long or full of something else says nothing about the bundle either.
+    for length in [first.bytes, first.bytes + 1] {
+        let node = Node::started(Some(address)).await;
+        std::fs::write(node.part(&first), vec![b'x'; usize::try_from(length).unwrap()]).unwrap();
+        node.announce(1, &first).await;
+        node.runs(&first).await;
+    }
+}
+
+#[tokio::test]
+async fn other_bytes_than_the_release_names_never_run_and_are_asked_for_again() {
+    let (server, address, first, second) = server_with_zoo().await;
+    let node = Node::started(Some(address)).await;
+    node.announce(1, &first).await;
+    node.runs(&first).await;
+    let good = zoo("1.1.0");
+    let mut altered = good.clone();
+    altered[good.len() / 2] ^= 1;
+    let truncated = good[..good.len() - 1024].to_vec();
+    let longer = [&good[..], &[0; 512]].concat();
+    for (bytes, wanted) in [(altered, "what came is not what the release names"), (truncated, "the server has"), (longer, "the server has")] {
+        server.put(second.digest, bytes);
+        let sequence = node.row().release.unwrap().0 + 1;
+        node.announce(sequence, &second).await;
+        let detail = node.refuses(&second, Verdict::DigestMismatch).await;
+        assert!(detail.contains(wanted), "{detail}");
+        assert_eq!(node.active(), Some(first.digest), "the old version goes on");
+        assert!(!node.artifact(&second).exists());
+    }
+    server.put(second.digest, good);
+    node.runs(&second).await;
+}
+
+#[tokio::test]
+async fn a_server_that_sends_without_end_is_cut_off() {
+    let (server, address, first, _) = server_with_zoo().await;
+    server.behave(Manner::TooMuch);
+    let node = Node::started(Some(address)).await;
+    node.announce(1, &first).await;
+    let detail = node.refuses(&first, Verdict::DigestMismatch).await;
+    assert!(detail.contains("more than"), "{detail}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_is_waited_for() {
+    let (server, address, first, second) = server_with_zoo().await;
+    let node = Node::started(Some(address)).await;
+    node.announce(1, &first).await;
+    node.runs(&first).await;
+    server.behave(Manner::Fails);
+    node.announce(2, &second).await;
+    let detail = node.refuses(&second, Verdict::Unavailable).await;
+    assert!(detail.contains("503"), "{detail}");
+    server.behave(Manner::Well);
+    node.runs(&second).await;
+}
+
+#[tokio::test]
+async fn an_address_where_nobody_listens_is_waited_for() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let bytes = zoo("1.0.0");
+    let first = reference("1.0.0", &bytes);
+    let node = Node::started(Some(address)).await;
+    node.announce(1, &first).await;
+    let detail = node.refuses(&first, Verdict::Unavailable).await;
+    assert!(detail.contains("/v1/artifacts/sha256:"), "{detail}");
+    let server = Server::default();
+    server.put(first.digest, bytes);
+    server.serve(TcpListener::bind(address).await.unwrap());
+    node.runs(&first).await;
+}
+
+#[tokio::test]
+async fn a_bundle_for_which_there_is_no_room_is_refused_and_waited_for() {
+    let (_, address, first, _) = server_with_zoo().await;
+    let node = Node::started(Some(address)).await;
+    // A file that cannot be written stands for a disk that cannot.
+    std::fs::create_dir(node.part(&first)).unwrap();
+    node.announce(1, &first).await;
+    let detail = node.refuses(&first, Verdict::Unavailable).await;
+    assert!(detail.contains("the disk fails"), "{detail}");
+    std::fs::remove_dir(node.part(&first)).unwrap();
+    node.runs(&first).await;
+}
+
+#[tokio::test]
+async fn a_rate_is_kept_to() {
+    let (_, address, first, _) = server_with_zoo().await;
+    let mut node = Node::new(Some(address));
+    node.config.rate_bytes_per_s = Some(first.bytes * 2);
+    node.start().await;
+    let since = std::time::Instant::now();
+    node.announce(1, &first).await;
+    node.runs(&first).await;
+    assert!(since.elapsed() >= Duration::from_millis(450), "{:?}", since.elapsed());
+}

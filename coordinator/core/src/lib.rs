@@ -1,0 +1,25 @@
+//! The coordinator's pure core: no tokio, no clock, no file system, no random source.
+//!
+//! Each part takes an input and, where time counts, `now`; the shell around it persists what changed and only then
+//! publishes:
+//!
+//! - [`interval`]: sets of numbers as ranges, the memory of what arrived;
+//! - [`ledger`]: what a node delivered, so that each prediction is stored once however often it is sent;
+//! - [`shelf`]: how many predictions of a node are kept, and which go when there are too many;
+//! - [`inventory`]: what each node last said, and whether it can still be believed;
+//! - [`rollout`]: which version of a model a group runs, with its history;
+//! - [`progress`]: how far each node of a group has come with a rollout.
+
+pub mod interval;
+pub mod inventory;
+pub mod ledger;
+pub mod progress;
+pub mod rollout;
+pub mod shelf;
+
+pub use interval::IntervalSet;
+pub use inventory::{Inventory, NodeEntry, Presence};
+pub use ledger::{Mark, NodeLedger, Seen};
+pub use progress::{NodeProgress, Summary};
+pub use rollout::{Book, Rollout};
+pub use shelf::Shelf;

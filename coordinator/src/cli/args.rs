@@ -1,0 +1,271 @@
+//! The command line as it is typed.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use lamppost_models::{GroupId, ModelName, NodePath, StreamName};
+use semver::Version;
+
+use crate::config::BrokerUrl;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed or refused: what was asked for did not happen, or a node refused it
+  2  the command line is wrong
+  3  the server cannot be reached
+  4  there is no such model, version, rollout, node or file
+  5  the token is missing or wrong
+  6  the time given with --timeout was over";
+
+/// Puts models on a fleet of edge nodes: the coordinator (`lamppost serve`) and its command line.
+#[derive(Debug, Parser)]
+#[command(name = "lamppost", version, after_help = EXIT_CODES, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Options for every command")]
+pub(super) struct Global {
+    /// The coordinator's API
+    #[arg(
+        long,
+        global = true,
+        env = "LAMPPOST_SERVER",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:7880",
+        value_name = "URL"
+    )]
+    pub(super) server: String,
+    /// The coordinator's token, if it wants one
+    #[arg(
+        long,
+        global = true,
+        env = "LAMPPOST_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN"
+    )]
+    pub(super) token: Option<String>,
+    /// Print JSON instead of text for people
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// What to log to stderr, such as `debug` or `info,lamppost_coordinator=trace`
+    #[arg(
+        long,
+        global = true,
+        env = "LAMPPOST_LOG",
+        hide_env_values = true,
+        value_name = "FILTER"
+    )]
+    pub(super) log: Option<String>,
+    /// How to log
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Human, value_name = "FORMAT")]
+    pub(super) log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// Lines for people
+    Human,
+    /// An object a line
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the coordinator: broker, registry and API
+    Serve(Serve),
+    /// Push, list and check models
+    #[command(subcommand)]
+    Model(Model),
+    /// Say which version of a model a group of nodes runs
+    #[command(subcommand)]
+    Rollout(Rollout),
+    /// Look at nodes
+    #[command(subcommand)]
+    Node(Node),
+    /// Look at stored predictions
+    #[command(subcommand)]
+    Prediction(Prediction),
+    /// Print messages as they come, topic and payload
+    Watch(Watch),
+    /// Print the public key that agents trust, for `coordinator.keys` in agent.toml
+    Key,
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Check a bundle in this process; `serve` starts it for each push
+    #[command(name = crate::preflight::COMMAND, hide = true)]
+    CheckBundle {
+        /// The bundle
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Serve {
+    /// Configuration; without one, every key has its default
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Where store, artifacts and signing key are, in place of `data_dir`
+    #[arg(long, value_name = "DIR")]
+    pub(super) data_dir: Option<PathBuf>,
+    /// Where the API listens, in place of `http.listen`
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) http: Option<SocketAddr>,
+    /// Where the embedded broker listens, in place of `broker.listen`
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "broker")]
+    pub(super) mqtt: Option<SocketAddr>,
+    /// Use an external broker: mqtt[s]://[user:password@]host[:port]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "LAMPPOST_BROKER",
+        hide_env_values = true
+    )]
+    pub(super) broker: Option<BrokerUrl>,
+    /// Let the API listen beyond loopback without a token
+    #[arg(long)]
+    pub(super) expose_without_token: bool,
+    /// Write the addresses there as JSON once the coordinator serves
+    #[arg(long, value_name = "FILE")]
+    pub(super) ready_file: Option<PathBuf>,
+    /// Arguments in front of `check-bundle` when a bundle is checked, for a program of several roles
+    #[arg(long, value_name = "ARG", hide = true, allow_hyphen_values = true)]
+    pub(super) checker_prefix: Vec<OsString>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Model {
+    /// Check a bundle and take it into the registry
+    Push {
+        /// A bundle, or a folder with manifest.json, model.onnx and golden.json
+        path: PathBuf,
+    },
+    /// List all versions
+    Ls,
+    /// Show a version with its manifest
+    Inspect {
+        /// The model
+        model: ModelName,
+        /// Its version
+        version: Version,
+    },
+    /// Check a bundle on this machine, as nodes do; nothing is sent
+    Verify {
+        /// A bundle, or a folder with manifest.json, model.onnx and golden.json
+        path: PathBuf,
+    },
+    /// Pack a folder into a bundle
+    Pack {
+        /// The folder with manifest.json, model.onnx and golden.json
+        folder: PathBuf,
+        /// The bundle to write
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Rollout {
+    /// Have a group run a version
+    Start {
+        /// The model
+        model: ModelName,
+        /// The version
+        version: Version,
+        /// The group
+        #[arg(long, default_value = "all")]
+        group: GroupId,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Show how far each node of a group is
+    Status {
+        /// The model
+        model: ModelName,
+        /// The group
+        #[arg(long, default_value = "all")]
+        group: GroupId,
+    },
+    /// List what each group runs
+    Ls,
+    /// Have a group run again what it ran before
+    Rollback {
+        /// The model
+        model: ModelName,
+        /// The group
+        #[arg(long, default_value = "all")]
+        group: GroupId,
+        #[command(flatten)]
+        wait: Wait,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ClapArgs)]
+pub(super) struct Wait {
+    /// Wait until every node that can be reached runs it or refused it
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration, requires = "wait")]
+    pub(super) timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Node {
+    /// List all nodes
+    Ls,
+    /// Show what a node said of itself
+    Show {
+        /// The node
+        #[arg(value_name = "SITE/NODE", value_parser = node_path)]
+        node: NodePath,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Prediction {
+    /// List the newest predictions of a node
+    Ls {
+        /// The node
+        #[arg(value_name = "SITE/NODE", value_parser = node_path)]
+        node: NodePath,
+        /// Of this stream alone
+        #[arg(long)]
+        stream: Option<StreamName>,
+        /// How many
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Watch {
+    /// An MQTT topic filter, such as `lamppost/v1/nodes/+/+/pred/#`
+    #[arg(value_name = "TOPIC FILTER")]
+    pub(super) filter: String,
+    /// End after this many messages
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) count: Option<u64>,
+}
+
+fn node_path(text: &str) -> Result<NodePath, String> {
+    let (site, node) = text.split_once('/').ok_or("a node is written SITE/NODE")?;
+    let site = site
+        .parse()
+        .map_err(|error: lamppost_models::id::ParseNameError| error.to_string())?;
+    let node = node
+        .parse()
+        .map_err(|error: lamppost_models::id::ParseNameError| error.to_string())?;
+    Ok(NodePath { site, node })
+}

@@ -1,0 +1,192 @@
+//! Nodes.
+
+use lamppost_coordinator_core::{Presence, Shelf};
+use lamppost_models::message::{ActiveSlot, CandidateSlot, ReportedModel, TrialState};
+use lamppost_models::{Reported, Timestamp};
+
+use super::{ago, clean, or_dash, quality, table, word};
+use crate::api::NodeView;
+use crate::units::{human_bytes, human_span_ms};
+
+fn presence(presence: &Presence, now: Timestamp) -> String {
+    match presence {
+        Presence::Up | Presence::Unknown | Presence::Degraded { .. } => presence.word().to_owned(),
+        Presence::Down { since } => format!("down for {}", human_span_ms(now.ms_since(*since))),
+        Presence::Stale { .. } => "stale".to_owned(),
+    }
+}
+
+pub(in crate::cli) fn nodes(nodes: &[NodeView], now: Timestamp) -> String {
+    if nodes.is_empty() {
+        return "no node was heard of yet".to_owned();
+    }
+    let row = |node: &NodeView| {
+        let status = node.status.as_ref();
+        let groups = status.map(|status| {
+            status
+                .groups
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(",")
+        });
+        let models = node.reported.as_ref().map(|reported| {
+            reported
+                .models
+                .iter()
+                .map(short_model)
+                .collect::<Vec<_>>()
+                .join(", ")
+        });
+        let agent = status.map(|status| status.agent.clone());
+        let outbox = node
+            .reported
+            .as_ref()
+            .map(|reported| reported.outbox.records.to_string());
+        [
+            node.path.to_string(),
+            presence(&node.presence, now),
+            ago(node.heard_at, now),
+            or_dash(groups),
+            or_dash(models),
+            or_dash(outbox),
+            or_dash(agent),
+        ]
+    };
+    table(
+        [
+            "NODE", "STATE", "HEARD", "GROUPS", "MODELS", "WAITING", "AGENT",
+        ],
+        nodes.iter().map(row),
+    )
+}
+
+fn short_model(model: &ReportedModel) -> String {
+    let active = model
+        .active
+        .as_ref()
+        .map_or_else(|| "none".to_owned(), |active| active.version.to_string());
+    format!("{} {active}", model.name)
+}
+
+pub(in crate::cli) fn node(node: &NodeView, now: Timestamp) -> String {
+    let mut parts = vec![format!(
+        "{}  {}  heard {}",
+        node.path,
+        presence(&node.presence, now),
+        ago(node.heard_at, now)
+    )];
+    if let Presence::Degraded { reason } = &node.presence {
+        parts.push(format!("degraded: {}", clean(reason)));
+    }
+    if let Some(status) = &node.status {
+        let groups: Vec<String> = status.groups.iter().map(ToString::to_string).collect();
+        parts.push(format!(
+            "agent {}, boot {}, groups {}",
+            clean(&status.agent),
+            status.boot,
+            groups.join(", ")
+        ));
+    }
+    if let Some(reported) = &node.reported {
+        parts.extend(report(reported, now));
+    }
+    if let Some(Shelf {
+        records,
+        bytes,
+        stored,
+        replayed,
+        duplicates,
+        retired,
+        ..
+    }) = &node.stored
+    {
+        parts.push(format!(
+            "stored here: {records} predictions ({}); ever {stored}, of them {replayed} replayed; {duplicates} came again, {retired} deleted for room",
+            human_bytes(*bytes)
+        ));
+    }
+    parts.join("\n\n")
+}
+
+fn report(reported: &Reported, now: Timestamp) -> Vec<String> {
+    let model = |model: &ReportedModel| {
+        let active = model.active.as_ref();
+        let quality = active
+            .and_then(|active| active.quality.as_ref())
+            .map(quality);
+        let since = active.map(|active| ago(active.since, now));
+        let version = |slot: &ActiveSlot| slot.version.to_string();
+        [
+            model.name.to_string(),
+            or_dash(active.map(version)),
+            or_dash(since),
+            or_dash(quality),
+            or_dash(model.candidate.as_ref().map(candidate)),
+        ]
+    };
+    let models = table(
+        ["MODEL", "ACTIVE", "SINCE", "QUALITY", "CANDIDATE"],
+        reported.models.iter().map(model),
+    );
+    let streams = table(
+        [
+            "STREAM",
+            "MODEL",
+            "READINGS",
+            "PREDICTIONS",
+            "LATE",
+            "MALFORMED",
+            "UNFIT",
+            "DROPPED",
+        ],
+        reported.streams.iter().map(|stream| {
+            let counters = &stream.counters;
+            let numbers = [
+                counters.readings,
+                counters.predictions,
+                counters.late,
+                counters.malformed,
+                counters.unfit,
+                counters.dropped,
+            ];
+            let [readings, predictions, late, malformed, unfit, dropped] =
+                numbers.map(|number| number.to_string());
+            [
+                stream.name.to_string(),
+                stream.model.to_string(),
+                readings,
+                predictions,
+                late,
+                malformed,
+                unfit,
+                dropped,
+            ]
+        }),
+    );
+    let outbox = &reported.outbox;
+    let lost = format!(
+        "evicted {}, expired {}, unwritten {}",
+        outbox.evicted, outbox.expired, outbox.unwritten
+    );
+    let outbox = format!(
+        "outbox: {} records in {} batches wait ({}); {lost}",
+        outbox.records,
+        outbox.batches,
+        human_bytes(outbox.bytes)
+    );
+    vec![models, streams, outbox]
+}
+
+fn candidate(slot: &CandidateSlot) -> String {
+    let state = match &slot.state {
+        TrialState::Fetching { received, bytes } => format!(
+            "fetching {} of {}",
+            human_bytes(*received),
+            human_bytes(*bytes)
+        ),
+        TrialState::Checking => "checking".to_owned(),
+        TrialState::Refused { verdict, detail } => format!("refused, {}: {detail}", word(verdict)),
+    };
+    format!("{} {state}", slot.version)
+}

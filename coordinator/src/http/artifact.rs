@@ -1,0 +1,103 @@
+//! Artifacts: immutable bytes by digest, resumable.
+
+use std::io::{Seek as _, SeekFrom};
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State as Shared};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use lamppost_models::Digest;
+use tokio::io::AsyncReadExt as _;
+
+use super::range::{Wanted, wanted};
+use super::{ApiError, SharedApi, parse};
+use crate::artifacts::Artifact;
+
+/// Bytes that are read and sent at once.
+const CHUNK_BYTES: u64 = 64 * 1024;
+
+pub(super) async fn artifact(
+    Shared(api): SharedApi,
+    Path(digest): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let digest: Digest = parse(&digest)?;
+    let tag = format!("\"{digest}\"");
+    let artifacts = Arc::clone(&api.artifacts);
+    let Artifact { mut file, bytes } = tokio::task::spawn_blocking(move || artifacts.get(digest))
+        .await
+        .map_err(|error| ApiError::internal(&error))??;
+    let common = [
+        (header::ETAG, tag.clone()),
+        (header::ACCEPT_RANGES, "bytes".to_owned()),
+        (
+            header::CACHE_CONTROL,
+            "public, max-age=31536000, immutable".to_owned(),
+        ),
+    ];
+    if text(&headers, &header::IF_NONE_MATCH)
+        .is_some_and(|tags| tags.trim() == "*" || tags.contains(&tag))
+    {
+        return Ok((StatusCode::NOT_MODIFIED, common).into_response());
+    }
+    // A range of something else than what is here is no use: with another tag the whole is sent.
+    let same = text(&headers, &header::IF_RANGE).is_none_or(|given| given.trim() == tag);
+    let range = text(&headers, &header::RANGE).filter(|_| same && method == Method::GET);
+    let (status, from, length) = match wanted(range, bytes) {
+        Wanted::Whole => (StatusCode::OK, 0, bytes),
+        Wanted::Part { from, to } => (StatusCode::PARTIAL_CONTENT, from, to - from + 1),
+        Wanted::Unsatisfiable => {
+            let range = [(header::CONTENT_RANGE, format!("bytes */{bytes}"))];
+            let text = format!("the artifact has {bytes} bytes, the range begins behind its end");
+            return Ok((
+                common,
+                range,
+                ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, text),
+            )
+                .into_response());
+        }
+    };
+    let shape = [
+        (header::CONTENT_TYPE, "application/x-tar".to_owned()),
+        (header::CONTENT_LENGTH, length.to_string()),
+    ];
+    let part = format!("bytes {from}-{}/{bytes}", (from + length).saturating_sub(1));
+    let part = (status == StatusCode::PARTIAL_CONTENT).then_some([(header::CONTENT_RANGE, part)]);
+    let body = if method == Method::HEAD {
+        Body::empty()
+    } else {
+        file.seek(SeekFrom::Start(from))?;
+        content(file, length)
+    };
+    let mut response = (status, common, shape, body).into_response();
+    for (name, value) in part.into_iter().flatten() {
+        let value = value
+            .parse()
+            .map_err(|error| ApiError::internal(&error as &header::InvalidHeaderValue))?;
+        response.headers_mut().insert(name, value);
+    }
+    Ok(response)
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// `length` bytes of the file from where it stands, in chunks.
+fn content(file: std::fs::File, length: u64) -> Body {
+    let file = tokio::fs::File::from_std(file);
+    let chunks = stream::try_unfold((file, length), |(mut file, left)| async move {
+        if left == 0 {
+            return Ok::<_, std::io::Error>(None);
+        }
+        let size = usize::try_from(left.min(CHUNK_BYTES)).unwrap_or(0);
+        let mut chunk = vec![0; size];
+        file.read_exact(&mut chunk).await?;
+        Ok(Some((Bytes::from(chunk), (file, left - size as u64))))
+    });
+    Body::from_stream(chunks)
+}

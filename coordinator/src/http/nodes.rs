@@ -1,0 +1,113 @@
+//! Nodes, and what is stored of them.
+
+use axum::extract::{Path, Query, State as Shared};
+use axum::http::StatusCode;
+use axum::response::Response;
+use lamppost_coordinator_core::NodeEntry;
+use lamppost_models::{NodePath, StreamName, Timestamp};
+use serde::Deserialize;
+
+use super::{ApiError, SharedApi, json, parse};
+use crate::api::NodeView;
+use crate::clock::now;
+use crate::state::State;
+
+/// Predictions that are given when no number is asked for, and at most: some 500 kB of JSON.
+const PREDICTIONS_DEFAULT: usize = 20;
+const PREDICTIONS_MAX: usize = 1_000;
+
+fn view(state: &State, entry: &NodeEntry, now: Timestamp) -> NodeView {
+    NodeView {
+        path: entry.path.clone(),
+        presence: entry.presence(now, state.settings.stale_after),
+        heard_at: entry.heard_at,
+        status: entry.status.clone(),
+        reported: entry.reported.clone(),
+        stored: None,
+    }
+}
+
+fn unknown(path: &NodePath) -> ApiError {
+    ApiError::not_found(format!("nothing was ever heard of node {path}"))
+}
+
+pub(super) async fn list(Shared(api): SharedApi) -> Result<Response, ApiError> {
+    let nodes = api.centre.call(|state| {
+        let now = now();
+        state
+            .inventory
+            .nodes()
+            .map(|entry| view(state, entry, now))
+            .collect::<Vec<_>>()
+    });
+    json(StatusCode::OK, &nodes.await?)
+}
+
+pub(super) async fn show(
+    Shared(api): SharedApi,
+    Path((site, node)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    let path = NodePath {
+        site: parse(&site)?,
+        node: parse(&node)?,
+    };
+    let shown = api.centre.call(move |state| {
+        let entry = state
+            .inventory
+            .get(&path)
+            .cloned()
+            .ok_or_else(|| unknown(&path))?;
+        let stored = state.shelf(&path)?;
+        Ok::<_, ApiError>(NodeView {
+            stored: Some(stored),
+            ..view(state, &entry, now())
+        })
+    });
+    json(StatusCode::OK, &shown.await??)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PredictionQuery {
+    node: String,
+    stream: Option<String>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn predictions(
+    Shared(api): SharedApi,
+    query: Result<Query<PredictionQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, ApiError> {
+    let wrong = |error: axum::extract::rejection::QueryRejection| {
+        ApiError::bad_request(format!(
+            "{}: ask with ?node=SITE/NODE&stream=NAME&limit=NUMBER",
+            error.body_text()
+        ))
+    };
+    let Query(PredictionQuery {
+        node,
+        stream,
+        limit,
+    }) = query.map_err(wrong)?;
+    let (site, name) = node
+        .split_once('/')
+        .ok_or_else(|| ApiError::bad_request("node is not SITE/NODE"))?;
+    let path = NodePath {
+        site: parse(site)?,
+        node: parse(name)?,
+    };
+    let stream: Option<StreamName> = stream.as_deref().map(parse).transpose()?;
+    let limit = limit.unwrap_or(PREDICTIONS_DEFAULT);
+    if limit > PREDICTIONS_MAX {
+        return Err(ApiError::bad_request(format!(
+            "limit is {limit}, the most is {PREDICTIONS_MAX}"
+        )));
+    }
+    let found = api.centre.call(move |state| {
+        if state.inventory.get(&path).is_none() {
+            return Err(unknown(&path));
+        }
+        Ok(state.predictions(&path, stream.as_ref(), limit)?)
+    });
+    json(StatusCode::OK, &found.await??)
+}

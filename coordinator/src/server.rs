@@ -1,0 +1,316 @@
+//! The coordinator in one piece: opens, starts, waits, stops.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::artifacts::{Artifacts, Sweep};
+use crate::bus::{self, Bus, Message, StartBusError};
+use crate::centre::{Centre, Owner};
+use crate::config::{Config, ConfigError};
+use crate::files;
+use crate::http::{self, Api, Room};
+use crate::key::{self, KeyError};
+use crate::releases::ReleaseTask;
+use crate::state::{OpenStateError, Settings, State};
+
+/// How long stopping may take: requests under way, the last commits, the broker's clients.
+const STOP_TIME: Duration = Duration::from_secs(10);
+/// How long requests under way may take then: a download that is cut is resumed.
+const STOP_API_TIME: Duration = Duration::from_secs(2);
+
+/// Where the coordinator listens; JSON in the ready file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// The HTTP API.
+    pub http: SocketAddr,
+    /// The embedded broker, if that is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mqtt: Option<SocketAddr>,
+}
+
+/// Why the coordinator does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration cannot be.
+    #[error("the configuration is refused")]
+    Config(#[from] ConfigError),
+    /// The data directory cannot be used.
+    #[error("{}: {action}", path.display())]
+    DataDir {
+        /// What could not be used.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The store does not open.
+    #[error(transparent)]
+    State(#[from] OpenStateError),
+    /// There is no key to sign with.
+    #[error("there is no key to sign releases with")]
+    Key(#[from] KeyError),
+    /// The bus does not start.
+    #[error(transparent)]
+    Bus(#[from] StartBusError),
+    /// The address of the API cannot be had.
+    #[error("http.listen {address} cannot be had: is another coordinator running there?")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A part ended that should run for ever.
+    #[error("{part} ended unexpectedly")]
+    Ended {
+        /// Which.
+        part: &'static str,
+    },
+    /// Not everything stopped in time.
+    #[error("not everything stopped within {STOP_TIME:?}; what was acknowledged is safe")]
+    StopTime,
+}
+
+/// Runs a coordinator until `shutdown`; says where it listens once it serves.
+///
+/// # Errors
+/// [`RunError`] when it cannot start, or a part of it ended by itself.
+pub async fn run(
+    config: Config,
+    shutdown: CancellationToken,
+    ready: oneshot::Sender<Ready>,
+) -> Result<(), RunError> {
+    config.validate()?;
+    bus::install_provider();
+    let parts = open(&config).await?;
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    // Bound before the broker starts, so that a port in use is found before anything is said to anybody.
+    let address = config.http.listen;
+    let bound = TcpListener::bind(address).await;
+    let listener = bound.map_err(|source| RunError::Listen { address, source })?;
+    let local = listener
+        .local_addr()
+        .map_err(|source| RunError::Listen { address, source })?;
+    let (bus, inbox) = Bus::start(&config, &tasks, &stop).await?;
+    let addresses = Ready {
+        http: local,
+        mqtt: bus.address(),
+    };
+    let running = start(&config, parts, (&bus, inbox), listener, (&tasks, &stop));
+
+    if let Some(path) = &config.ready_file {
+        write_ready(path, addresses)?;
+    }
+    tracing::info!(http = %addresses.http, mqtt = ?addresses.mqtt, "the coordinator is running");
+    if ready.send(addresses).is_err() {
+        tracing::trace!("nobody waits for the addresses");
+    }
+
+    let ended = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        part = running.ended() => Err(RunError::Ended { part }),
+    };
+    let stopped = tokio::time::timeout(STOP_TIME, stop_all(running, bus, tasks, stop)).await;
+    ended.and(stopped.map_err(|_| RunError::StopTime))
+}
+
+/// What is on the disk, opened.
+struct Parts {
+    state: State,
+    state_dir: PathBuf,
+    artifacts: Arc<Artifacts>,
+    key: Arc<lamppost_models::release::ReleaseKey>,
+}
+
+async fn open(config: &Config) -> Result<Parts, RunError> {
+    let (data_dir, settings) = (config.data_dir.clone(), Settings::of(config));
+    let opened = tokio::task::spawn_blocking(move || open_blocking(&data_dir, settings)).await;
+    opened.unwrap_or(Err(RunError::Ended {
+        part: "the opening of the data directory",
+    }))
+}
+
+fn open_blocking(data_dir: &Path, settings: Settings) -> Result<Parts, RunError> {
+    let failed = |path: &Path, action| {
+        let path = path.to_owned();
+        move |source| RunError::DataDir {
+            path,
+            action,
+            source,
+        }
+    };
+    std::fs::create_dir_all(data_dir).map_err(failed(data_dir, "make the data directory"))?;
+    // The store keeps other processes out, so that it comes first.
+    let state_dir = data_dir.join("state");
+    let state = State::open(&state_dir, settings)?;
+    let key = Arc::new(key::load_or_make(data_dir)?);
+    let known: BTreeMap<_, _> = state.models().map(|row| (row.digest, row.bytes)).collect();
+    let dir = data_dir.join("artifacts");
+    let complete = state.complete();
+    let opened = Artifacts::open(dir.clone(), &known, complete);
+    let (artifacts, sweep) = opened.map_err(failed(&dir, "open the artifacts"))?;
+    let Sweep {
+        partial,
+        orphans,
+        missing,
+    } = sweep;
+    if partial + orphans > 0 {
+        let kept = if complete {
+            "deleted"
+        } else {
+            "kept, since versions may have been lost with the store"
+        };
+        tracing::info!(
+            partial,
+            orphans,
+            orphans_are = kept,
+            "uploads that were not finished are deleted"
+        );
+    }
+    for digest in missing {
+        tracing::error!(%digest, "an artifact is missing or has another size: nodes cannot fetch it until its bundle is pushed again");
+    }
+    Ok(Parts {
+        state,
+        state_dir,
+        artifacts: Arc::new(artifacts),
+        key,
+    })
+}
+
+/// The tasks that run for ever, and the tokens that end them.
+struct Running {
+    owner: tokio::task::JoinHandle<()>,
+    server: tokio::task::JoinHandle<()>,
+    releases: tokio::task::JoinHandle<()>,
+    /// Ends the owner of the state, last; also when this is dropped, since its thread cannot be ended from outside.
+    stop_owner: DropGuard,
+    /// Ends the API and what it started, first.
+    stop_api: CancellationToken,
+    api_tasks: TaskTracker,
+}
+
+fn start(
+    config: &Config,
+    parts: Parts,
+    (bus, inbox): (&Bus, mpsc::Receiver<Message>),
+    listener: TcpListener,
+    (tasks, _stop): (&TaskTracker, &CancellationToken),
+) -> Running {
+    let Parts {
+        state,
+        state_dir,
+        artifacts,
+        key,
+    } = parts;
+    let (stop_owner, stop_api, api_tasks) = (
+        CancellationToken::new(),
+        CancellationToken::new(),
+        TaskTracker::new(),
+    );
+    let (centre, owner) = Owner::new(state_dir, state, inbox, bus.clone());
+    let runtime = tokio::runtime::Handle::current();
+    let until = stop_owner.clone();
+    let owner = tasks.spawn_blocking(move || runtime.block_on(owner.run(until)));
+    let public = key.public();
+    let (releases, task) = ReleaseTask::new(
+        key,
+        config.root.clone(),
+        Centre::clone(&centre),
+        bus.clone(),
+    );
+    let releases_task = tasks.spawn(task.run(stop_api.clone()));
+    let api = Api {
+        centre,
+        artifacts,
+        releases,
+        bus: bus.clone(),
+        key: public,
+        checker: config.checker.clone(),
+        token: config.http.token.clone(),
+        stop: stop_api.clone(),
+        room: Room::new(),
+    };
+    let router = http::router(Arc::new(api));
+    let serve = http::serve::serve(
+        listener,
+        router,
+        config.http.connections_max,
+        api_tasks.clone(),
+        stop_api.clone(),
+    );
+    let server = tasks.spawn(serve);
+    Running {
+        owner,
+        server,
+        releases: releases_task,
+        stop_owner: stop_owner.drop_guard(),
+        stop_api,
+        api_tasks,
+    }
+}
+
+impl Running {
+    /// Waits for a part that ends, which none should, and names it.
+    async fn ended(&self) -> &'static str {
+        loop {
+            for (part, task) in [
+                ("the owner of the state", &self.owner),
+                ("the HTTP API", &self.server),
+                ("the release task", &self.releases),
+            ] {
+                if task.is_finished() {
+                    return part;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+}
+
+/// First the API, so that nothing new comes in; then the inbox; then the owner, whose last acknowledgements still find the
+/// bus; then the bus.
+async fn stop_all(running: Running, bus: Bus, tasks: TaskTracker, stop: CancellationToken) {
+    running.stop_api.cancel();
+    running.api_tasks.close();
+    if tokio::time::timeout(STOP_API_TIME, running.api_tasks.wait())
+        .await
+        .is_err()
+    {
+        tracing::info!(
+            requests = running.api_tasks.len(),
+            "requests under way are cut"
+        );
+    }
+    stop.cancel();
+    running.stop_owner.disarm().cancel();
+    if let Err(error) = running.owner.await {
+        tracing::error!(%error, "the owner of the state panicked");
+    }
+    bus.stop().await;
+    tasks.close();
+    tasks.wait().await;
+    tracing::info!("the coordinator has stopped");
+}
+
+fn write_ready(path: &Path, ready: Ready) -> Result<(), RunError> {
+    let failed = |source| RunError::DataDir {
+        path: path.to_owned(),
+        action: "write the ready file",
+        source,
+    };
+    let json = serde_json::to_vec(&ready).map_err(|error| failed(error.into()))?;
+    files::write_whole(path, &json, 0o644).map_err(failed)
+}

@@ -1,0 +1,551 @@
+//! The command line and the server as processes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by a panic"
+)]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use lamppost_coordinator::Ready;
+use lamppost_coordinator::api::{Key, ModelRow, NodeView, Pushed, RolloutView, StoredPrediction};
+use lamppost_models::message::{CandidateSlot, ReportedModel, TrialState, Verdict};
+use support::{DEADLINE, Node, PASSWORD, altered_bundle, bundle, zoo};
+use tempfile::TempDir;
+
+fn lamppost() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lamppost"));
+    for name in [
+        "LAMPPOST_SERVER",
+        "LAMPPOST_TOKEN",
+        "LAMPPOST_LOG",
+        "LAMPPOST_BROKER",
+    ] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A coordinator in a process of its own.
+struct Server {
+    child: Child,
+    ready: Ready,
+    token: Option<&'static str>,
+}
+
+impl Server {
+    fn start(dir: &Path) -> Self {
+        Self::start_with(dir, None)
+    }
+
+    fn start_with(dir: &Path, token: Option<&'static str>) -> Self {
+        let config = dir.join("coordinator.toml");
+        let http = token.map_or_else(String::new, |token| {
+            format!("[http]\ntoken = \"{token}\"\n")
+        });
+        let node = |node| {
+            format!(
+                "[[broker.node]]\nsite = \"minneapolis\"\nnode = \"{node}\"\npassword = \"{PASSWORD}\"\n"
+            )
+        };
+        std::fs::write(&config, format!("{http}{}{}", node("gw-1"), node("gw-2"))).unwrap();
+        let ready_file = dir.join("ready.json");
+        std::fs::remove_file(&ready_file).ok();
+        let mut command = lamppost();
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(config)
+            .arg("--data-dir")
+            .arg(dir.join("data"));
+        command
+            .args([
+                "--http",
+                "127.0.0.1:0",
+                "--mqtt",
+                "127.0.0.1:0",
+                "--log",
+                "warn",
+                "--ready-file",
+            ])
+            .arg(&ready_file);
+        let mut child = command.stdin(Stdio::null()).spawn().unwrap();
+        let ends = Instant::now() + DEADLINE;
+        loop {
+            if let Ok(ready) = std::fs::read(&ready_file) {
+                return Self {
+                    child,
+                    ready: serde_json::from_slice(&ready).unwrap(),
+                    token,
+                };
+            }
+            assert!(
+                child.try_wait().unwrap().is_none() && Instant::now() < ends,
+                "the server does not start"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn mqtt(&self) -> SocketAddr {
+        self.ready.mqtt.unwrap()
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let mut command = lamppost();
+        command
+            .args(args)
+            .env("LAMPPOST_SERVER", format!("http://{}", self.ready.http));
+        if let Some(token) = self.token {
+            command.env("LAMPPOST_TOKEN", token);
+        }
+        command.output().unwrap()
+    }
+
+    /// What a command prints that succeeds.
+    fn good(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json<T: serde::de::DeserializeOwned>(&self, args: &[&str]) -> T {
+        serde_json::from_str(&self.good(&[args, &["--json"]].concat())).unwrap()
+    }
+
+    /// Code and error of a command that fails.
+    fn bad(&self, args: &[&str]) -> (i32, String) {
+        failure(&self.run(args))
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    fn terminate(mut self) {
+        self.signal(rustix::process::Signal::TERM);
+        assert_eq!(
+            self.child.wait().unwrap().code(),
+            Some(0),
+            "SIGTERM is a good end"
+        );
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn failure(output: &Output) -> (i32, String) {
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(output.stderr.clone()).unwrap(),
+    )
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn tempdir() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn a_tour_of_the_registry_and_the_rollouts() {
+    let dir = tempdir();
+    let server = Server::start(dir.path());
+    assert!(server.good(&["model", "ls"]).contains("model push"));
+    assert!(server.good(&["node", "ls"]).contains("no node"));
+    let folder = zoo("1.0.0");
+    assert!(
+        server
+            .good(&["model", "verify", text(&folder)])
+            .contains("preflight passed")
+    );
+    let packed = dir.path().join("flow.tar");
+    server.good(&["model", "pack", text(&folder), "-o", text(&packed)]);
+    assert_eq!(std::fs::read(&packed).unwrap(), bundle("1.0.0"));
+
+    let pushed: Pushed = server.json(&["model", "push", text(&packed)]);
+    assert!(
+        pushed.created && pushed.preflight.golden_cases > 0 && pushed.preflight.memory_bytes > 0
+    );
+    assert!(
+        server
+            .good(&["model", "push", text(&folder)])
+            .contains("already"),
+        "the folder packs to the same bytes"
+    );
+    server.good(&["model", "push", text(&zoo("1.1.0"))]);
+    let rows: Vec<ModelRow> = server.json(&["model", "ls"]);
+    assert_eq!((rows.len(), &rows[0]), (2, &pushed.model));
+    let shown = server.good(&["model", "inspect", "traffic-flow", "1.1.0"]);
+    assert!(
+        shown.contains("24 readings of") && shown.contains(&rows[1].digest.to_string()),
+        "{shown}"
+    );
+
+    assert!(
+        server
+            .good(&["rollout", "start", "traffic-flow", "1.0.0"])
+            .contains("sequence 1")
+    );
+    let started: RolloutView = server.json(&[
+        "rollout",
+        "start",
+        "traffic-flow",
+        "1.1.0",
+        "--group",
+        "all",
+        "--wait",
+    ]);
+    assert_eq!(
+        (started.rollout.sequence.0, started.summary.nodes),
+        (2, 0),
+        "with no nodes there is nothing to wait for"
+    );
+    assert!(
+        server
+            .good(&["rollout", "rollback", "traffic-flow"])
+            .contains("rollback of 2")
+    );
+    let views: Vec<RolloutView> = server.json(&["rollout", "status", "traffic-flow"]);
+    assert_eq!(
+        (views.len(), views[0].rollout.stable.version.to_string()),
+        (3, "1.0.0".to_owned())
+    );
+    assert!(server.good(&["rollout", "ls"]).contains("traffic-flow"));
+
+    let key: Key = server.json(&["key"]);
+    let public = std::fs::read_to_string(dir.path().join("data/release.pub")).unwrap();
+    assert_eq!(
+        (public.trim(), server.good(&["key"]).trim()),
+        (&*key.key.to_string(), &*key.key.to_string())
+    );
+    server.terminate();
+}
+
+#[test]
+fn each_way_to_fail_has_its_exit_code() {
+    let dir = tempdir();
+    let server = Server::start_with(dir.path(), Some("0123456789abcdef"));
+    let good = dir.path().join("good.tar");
+    std::fs::write(&good, bundle("1.0.0")).unwrap();
+    let conflicting = dir.path().join("conflicting.tar");
+    std::fs::write(
+        &conflicting,
+        altered_bundle("1.0.0", |manifest, _| manifest["summary"] = "other".into()),
+    )
+    .unwrap();
+    let broken = dir.path().join("broken.tar");
+    std::fs::write(&broken, b"no bundle").unwrap();
+    server.good(&["model", "push", text(&good)]);
+    let cases: [(&[&str], i32, &str); 12] = [
+        (
+            &["model", "push", text(&conflicting)],
+            1,
+            "a version never changes",
+        ),
+        (&["model", "push", text(&broken)], 1, "tar"),
+        (&["model", "verify", text(&broken)], 1, "tar"),
+        (&["model", "push", "/nowhere/x.tar"], 4, "/nowhere/x.tar"),
+        (
+            &["model", "pack", text(dir.path()), "-o", "/tmp/x"],
+            4,
+            "manifest.json",
+        ),
+        (&["model", "inspect", "traffic-flow", "9.0.0"], 4, "9.0.0"),
+        (&["rollout", "start", "traffic-flow", "9.0.0"], 4, "9.0.0"),
+        (&["rollout", "status", "traffic-flow"], 4, "rollout start"),
+        (&["node", "show", "a/b"], 4, "a/b"),
+        (&["node", "show", "ab"], 2, "SITE/NODE"),
+        (&["key", "--token", "wrong"], 5, "--token"),
+        (&["key", "--server", "ftp://x"], 2, "http://"),
+    ];
+    for (args, code, wanted) in cases {
+        let (found, error) = server.bad(args);
+        assert!(
+            found == code && error.contains(wanted),
+            "{args:?}: {found} {error}"
+        );
+    }
+    server.terminate();
+    let mut gone = lamppost();
+    let (code, error) = failure(
+        &gone
+            .args(["node", "ls", "--server", "http://127.0.0.1:1"])
+            .output()
+            .unwrap(),
+    );
+    assert!(
+        code == 3 && error.contains("lamppost serve"),
+        "{code} {error}"
+    );
+}
+
+#[test]
+fn a_server_that_cannot_run_says_why() {
+    let dir = tempdir();
+    let file = dir.path().join("c.toml");
+    std::fs::write(&file, "colour = 1").unwrap();
+    let run = |args: &[&str]| failure(&lamppost().arg("serve").args(args).output().unwrap());
+    let (code, error) = run(&["--config", text(&file)]);
+    assert!(code == 2 && error.contains("colour"), "{code} {error}");
+    let data = dir.path().join("data");
+    let (code, error) = run(&["--data-dir", text(&data), "--http", "0.0.0.0:0"]);
+    assert!(
+        code == 2 && error.contains("http.token") && !data.exists(),
+        "{code} {error}"
+    );
+    let (code, error) = run(&[
+        "--data-dir",
+        "/proc/nowhere",
+        "--http",
+        "127.0.0.1:0",
+        "--mqtt",
+        "127.0.0.1:0",
+    ]);
+    assert!(
+        code == 1 && error.contains("/proc/nowhere"),
+        "{code} {error}"
+    );
+}
+
+#[test]
+fn the_checking_process_answers_for_good_and_bad() {
+    let dir = tempdir();
+    let file = dir.path().join("b.tar");
+    let check = |bytes: &[u8]| {
+        std::fs::write(&file, bytes).unwrap();
+        let output = lamppost().arg("check-bundle").arg(&file).output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+        )
+    };
+    let (code, answer) = check(&bundle("1.0.0"));
+    assert!(
+        code == Some(0) && answer.starts_with("{\"passed\":{"),
+        "{answer}"
+    );
+    let (code, answer) = check(b"nothing");
+    assert!(
+        code == Some(1) && answer.starts_with("{\"refused\":\"bundle cannot be read"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn completions_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = lamppost().args(["completions", shell]).output().unwrap();
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            output.status.success() && script.contains("rollout") && script.contains("ready-file"),
+            "{shell}"
+        );
+    }
+}
+
+/// Runs a command while the test goes on.
+fn spawn(server: &Server, args: &[&str]) -> std::thread::JoinHandle<Output> {
+    let mut command = lamppost();
+    command
+        .args(args)
+        .env("LAMPPOST_SERVER", format!("http://{}", server.ready.http));
+    std::thread::spawn(move || command.output().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_ends_when_nodes_run_it_refuse_it_or_the_time_is_over() {
+    let dir = tempdir();
+    let server = Server::start(dir.path());
+    server.good(&["model", "push", text(&zoo("1.0.0"))]);
+    server.good(&["model", "push", text(&zoo("1.1.0"))]);
+    let key = server.json::<Key>(&["key"]).key;
+    let mut node = Node::connect(server.mqtt(), "gw-1", 1).await;
+    node.report(vec![]).await;
+    let missing = ReportedModel {
+        name: "traffic-flow".parse().unwrap(),
+        active: None,
+        candidate: None,
+        previous: None,
+        release: None,
+    };
+    node.report(vec![missing.clone()]).await;
+    support::eventually("the node has reported", async || {
+        let nodes: Vec<NodeView> = server.json(&["node", "ls"]);
+        nodes
+            .first()
+            .and_then(|node| node.reported.as_ref())
+            .filter(|reported| reported.models.len() == 1)
+            .map(|_| ())
+    })
+    .await;
+    assert!(
+        server
+            .good(&["node", "show", "minneapolis/gw-1"])
+            .contains("traffic-flow")
+    );
+
+    let (code, error) = server.bad(&[
+        "rollout",
+        "start",
+        "traffic-flow",
+        "1.0.0",
+        "--wait",
+        "--timeout",
+        "200ms",
+    ]);
+    assert!(code == 6 && error.contains("1 of 1"), "{code} {error}");
+    node.release(key).await;
+
+    let waiting = spawn(
+        &server,
+        &[
+            "rollout",
+            "start",
+            "traffic-flow",
+            "1.1.0",
+            "--wait",
+            "--json",
+        ],
+    );
+    let release = node.release(key).await;
+    node.report_running(&release.stable).await;
+    let output = waiting.join().unwrap();
+    let view: RolloutView = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(
+        output.status.success() && view.summary.running == 1,
+        "{output:?}"
+    );
+
+    let waiting = spawn(&server, &["rollout", "rollback", "traffic-flow", "--wait"]);
+    let release = node.release(key).await;
+    let state = TrialState::Refused {
+        verdict: Verdict::DigestMismatch,
+        detail: "other bytes".to_owned(),
+    };
+    let (version, digest) = (release.stable.version.clone(), release.stable.digest);
+    node.report(vec![ReportedModel {
+        candidate: Some(CandidateSlot {
+            version,
+            digest,
+            state,
+        }),
+        ..missing
+    }])
+    .await;
+    let output = waiting.join().unwrap();
+    let (code, error) = failure(&output);
+    assert!(
+        code == 1 && error.contains("1 of 1 nodes refused"),
+        "{code} {error}"
+    );
+    assert!(
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .contains("digest mismatch: other bytes")
+    );
+    server.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_prints_topic_and_payload() {
+    let dir = tempdir();
+    let server = Server::start(dir.path());
+    let node = Node::connect(server.mqtt(), "gw-1", 1).await;
+    support::eventually("the status is retained", async || {
+        let nodes: Vec<NodeView> = server.json(&["node", "ls"]);
+        (!nodes.is_empty()).then_some(())
+    })
+    .await;
+    let waiting = spawn(&server, &["watch", "lamppost/v1/nodes/#", "--count", "2"]);
+    // The retained status comes first; a prediction then, at once or a little later.
+    while !waiting.is_finished() {
+        node.predict(1).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let output = waiting.join().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(
+        lines[0].starts_with("lamppost/v1/nodes/minneapolis/gw-1/status {"),
+        "{text}"
+    );
+    assert!(lines.len() == 2 && output.status.success(), "{text}");
+    let (code, error) = server.bad(&["watch", "a#"]);
+    assert!(code == 1 && error.contains("filter"), "{code} {error}");
+    server.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_before_a_kill_is_stored_once() {
+    let dir = tempdir();
+    let mut acked = std::collections::BTreeSet::new();
+    for life in 0..3_u64 {
+        let server = Server::start(dir.path());
+        // The same run of the agent goes on, and sends again what it has no acknowledgement of.
+        let mut node = Node::connect(server.mqtt(), "gw-1", 1).await;
+        for number in (0..(life + 1) * 300).filter(|number| !acked.contains(number)) {
+            node.predict(number).await;
+        }
+        // Killed in the middle, whenever the first acknowledgement happens to come.
+        let ack = node.ack().await;
+        server.kill();
+        acked.extend(
+            ack.predictions
+                .iter()
+                .flat_map(|range| range.from..=range.to),
+        );
+    }
+    let server = Server::start(dir.path());
+    let mut node = Node::connect(server.mqtt(), "gw-1", 1).await;
+    for number in (0..900).filter(|number| !acked.contains(number)) {
+        node.predict(number).await;
+    }
+    while acked.len() < 900 {
+        acked.extend(
+            node.ack()
+                .await
+                .predictions
+                .iter()
+                .flat_map(|range| range.from..=range.to),
+        );
+    }
+    let rows: Vec<StoredPrediction> =
+        server.json(&["prediction", "ls", "minneapolis/gw-1", "--limit", "1000"]);
+    let mut numbers: Vec<u64> = rows.iter().map(|row| row.prediction.id.number).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..900).collect::<Vec<_>>());
+    assert!(
+        server
+            .good(&[
+                "prediction",
+                "ls",
+                "minneapolis/gw-1",
+                "--stream",
+                "i94",
+                "--limit",
+                "3"
+            ])
+            .contains("4123.5")
+    );
+    server.terminate();
+}

@@ -1,0 +1,178 @@
+//! The coordinator's HTTP API as any client would use it: JSON in, JSON out.
+//!
+//! reqwest is used here and nowhere else in this package.
+
+use std::net::SocketAddr;
+use std::sync::Once;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use lamppost_models::NodePath;
+use lamppost_models::id::PredictionId;
+use lamppost_models::message::NodeRow;
+use reqwest::Method;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// How long an answer may take: a push runs a model under check.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Predictions that the API gives in one answer, at most.
+pub const PAGE: usize = 1_000;
+
+/// A client of one coordinator.
+#[derive(Clone, Debug)]
+pub struct Api {
+    base: String,
+    client: reqwest::Client,
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    id: PredictionId,
+}
+
+impl Api {
+    /// A client of the coordinator at this address.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be set up.
+    pub fn new(http: SocketAddr) -> anyhow::Result<Self> {
+        static PROVIDER: Once = Once::new();
+        PROVIDER.call_once(|| {
+            // An agent in this process may have been faster, with the same one.
+            if rustls::crypto::ring::default_provider()
+                .install_default()
+                .is_err()
+            {
+                tracing::trace!("a provider of cryptography is there already");
+            }
+        });
+        let client = reqwest::Client::builder()
+            .timeout(ANSWER_WITHIN)
+            .no_proxy()
+            .build()?;
+        Ok(Self {
+            base: format!("http://{http}/v1"),
+            client,
+        })
+    }
+
+    /// Pushes a bundle into the registry.
+    ///
+    /// # Errors
+    /// With what the coordinator says when it refuses.
+    pub async fn push(&self, bundle: Vec<u8>) -> anyhow::Result<Value> {
+        self.answer(
+            self.client
+                .post(format!("{}/models", self.base))
+                .body(bundle),
+        )
+        .await
+    }
+
+    /// Releases a version to a group.
+    ///
+    /// # Errors
+    /// With what the coordinator says when it refuses.
+    pub async fn rollout(&self, model: &str, version: &str, group: &str) -> anyhow::Result<Value> {
+        let body = json!({ "model": model, "version": version, "group": group });
+        self.answer(
+            self.client
+                .post(format!("{}/rollouts", self.base))
+                .json(&body),
+        )
+        .await
+    }
+
+    /// Gives a group back what it ran before.
+    ///
+    /// # Errors
+    /// With what the coordinator says when it refuses.
+    pub async fn rollback(&self, model: &str, group: &str) -> anyhow::Result<Value> {
+        self.answer(
+            self.client
+                .post(format!("{}/rollouts/{group}/{model}/rollback", self.base)),
+        )
+        .await
+    }
+
+    /// All nodes that the coordinator knows.
+    ///
+    /// # Errors
+    /// When it does not answer so.
+    pub async fn nodes(&self) -> anyhow::Result<Vec<NodeRow>> {
+        self.get("nodes").await
+    }
+
+    /// One node.
+    ///
+    /// # Errors
+    /// When the coordinator does not know it.
+    pub async fn node(&self, path: &NodePath) -> anyhow::Result<NodeRow> {
+        self.get(&format!("nodes/{path}")).await
+    }
+
+    /// The key that agents must trust, as text.
+    ///
+    /// # Errors
+    /// When the coordinator does not answer so.
+    pub async fn key(&self) -> anyhow::Result<String> {
+        let answer: Value = self.get("key").await?;
+        Ok(answer["key"]
+            .as_str()
+            .context("a key in the answer")?
+            .to_owned())
+    }
+
+    /// The ids of the newest predictions that are stored of a node, at most [`PAGE`], newest first.
+    ///
+    /// # Errors
+    /// When the coordinator does not answer so.
+    pub async fn newest(&self, path: &NodePath) -> anyhow::Result<Vec<PredictionId>> {
+        let rows: Vec<Stored> = self
+            .get(&format!("predictions?node={path}&limit={PAGE}"))
+            .await?;
+        Ok(rows.into_iter().map(|row| row.id).collect())
+    }
+
+    /// How many predictions are stored of a node.
+    ///
+    /// # Errors
+    /// When the coordinator does not answer so.
+    pub async fn records(&self, path: &NodePath) -> anyhow::Result<u64> {
+        let node: Value = self.get(&format!("nodes/{path}")).await?;
+        node["stored"]["records"]
+            .as_u64()
+            .with_context(|| format!("stored.records in {node}"))
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        let answer = self
+            .answer(
+                self.client
+                    .request(Method::GET, format!("{}/{path}", self.base)),
+            )
+            .await?;
+        serde_json::from_value(answer).with_context(|| format!("answer to GET {path}"))
+    }
+
+    async fn answer(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Value> {
+        let response = request
+            .send()
+            .await
+            .context("the coordinator does not answer")?;
+        let (status, url) = (response.status(), response.url().path().to_owned());
+        let body: Value = response
+            .json()
+            .await
+            .with_context(|| format!("{status} from {url}"))?;
+        if !status.is_success() {
+            bail!(
+                "{status} from {url}: {}",
+                body["error"].as_str().unwrap_or("no reason given")
+            );
+        }
+        Ok(body)
+    }
+}

@@ -1,0 +1,264 @@
+//! A TCP proxy that stands for a node's uplink and can be cut.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Connections at once: a node has one MQTT connection and few HTTP ones; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 32;
+
+/// How far apart the bits are that [`Uplink::Altering`] flips: the first is behind any HTTP head, some are in any bundle.
+pub const ALTERED_EVERY: u64 = 8 * 1024;
+
+/// What the link does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uplink {
+    /// Bytes pass.
+    Up,
+    /// Connections are reset and new ones are closed at once.
+    Down,
+    /// Bytes pass, but now and then a bit of what comes from the far end is flipped.
+    Altering,
+    /// Nothing passes and nobody is told, as when a radio loses its cell. What was under way is lost: these connections are
+    /// reset when the link comes back.
+    Silent,
+}
+
+/// A proxy on a loopback port of its own.
+#[derive(Debug)]
+pub struct Link {
+    local: SocketAddr,
+    state: watch::Sender<State>,
+    _stop: DropGuard,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct State {
+    uplink: Uplink,
+    upstream: SocketAddr,
+}
+
+impl Link {
+    /// Opens a link to `upstream`; it is up.
+    ///
+    /// # Errors
+    /// When no port can be bound.
+    pub async fn open(upstream: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let local = listener.local_addr()?;
+        let (state, seen) = watch::channel(State {
+            uplink: Uplink::Up,
+            upstream,
+        });
+        let stop = CancellationToken::new();
+        let accepting =
+            stop.clone()
+                .run_until_cancelled_owned(accept(listener, seen, stop.child_token()));
+        tokio::spawn(accepting);
+        Ok(Self {
+            local,
+            state,
+            _stop: stop.drop_guard(),
+        })
+    }
+
+    /// The near end, for the node.
+    pub const fn addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Cuts or restores the link.
+    pub fn set(&self, uplink: Uplink) {
+        self.state
+            .send_if_modified(|state| std::mem::replace(&mut state.uplink, uplink) != uplink);
+    }
+
+    /// Points the far end elsewhere; connections to the old place are reset.
+    pub fn set_upstream(&self, upstream: SocketAddr) {
+        self.state
+            .send_if_modified(|state| std::mem::replace(&mut state.upstream, upstream) != upstream);
+    }
+}
+
+async fn accept(listener: TcpListener, state: watch::Receiver<State>, stop: CancellationToken) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+            return;
+        };
+        let near = match listener.accept().await {
+            Ok((near, _)) => near,
+            Err(error) => {
+                tracing::warn!(%error, "link cannot accept");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (state, stop) = (state.clone(), stop.clone());
+        tokio::spawn(async move {
+            stop.run_until_cancelled(carry(near, state)).await;
+            drop(slot);
+        });
+    }
+}
+
+/// Carries one connection until an end closes it or the link changes.
+async fn carry(mut near: TcpStream, mut state: watch::Receiver<State>) {
+    let State { uplink, upstream } = *state.borrow_and_update();
+    if matches!(uplink, Uplink::Up | Uplink::Altering) {
+        tokio::select! {
+            outcome = pass(&mut near, upstream, uplink == Uplink::Altering) => {
+                if let Err(error) = outcome {
+                    tracing::debug!(%error, %upstream, "link connection");
+                }
+                return;
+            }
+            _ = state.changed() => {}
+        }
+    }
+    if state.borrow_and_update().uplink == Uplink::Silent {
+        // Whoever waits here learns of it by his own time-outs, or when the link changes again.
+        if state.changed().await.is_err() {
+            return;
+        }
+    }
+    if let Err(error) = near.set_zero_linger() {
+        tracing::debug!(%error, "link connection could not be reset");
+    }
+}
+
+async fn pass(near: &mut TcpStream, upstream: SocketAddr, altering: bool) -> io::Result<()> {
+    let mut far = TcpStream::connect(upstream).await?;
+    near.set_nodelay(true)?;
+    far.set_nodelay(true)?;
+    if !altering {
+        return tokio::io::copy_bidirectional(near, &mut far)
+            .await
+            .map(drop);
+    }
+    let ((mut near_read, mut near_write), (mut far_read, mut far_write)) =
+        (near.split(), far.split());
+    let up = async {
+        tokio::io::copy(&mut near_read, &mut far_write).await?;
+        far_write.shutdown().await
+    };
+    let down = async {
+        copy_altered(&mut far_read, &mut near_write).await?;
+        near_write.shutdown().await
+    };
+    tokio::try_join!(up, down).map(drop)
+}
+
+/// Copies all bytes, and flips the lowest bit of each that comes after [`ALTERED_EVERY`] others.
+async fn copy_altered(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>) -> io::Result<()> {
+    loop {
+        tokio::io::copy(&mut from.take(ALTERED_EVERY), to).await?;
+        match from.read_u8().await {
+            Ok(byte) => to.write_u8(byte ^ 1).await?,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    /// Answers every connection with `greeting` and then echoes.
+    async fn echo(greeting: &'static [u8]) -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    stream.write_all(greeting).await.unwrap();
+                    let (mut read, mut write) = stream.split();
+                    tokio::io::copy(&mut read, &mut write).await.ok();
+                });
+            }
+        });
+        addr
+    }
+
+    async fn greeting(link: &Link) -> (TcpStream, io::Result<u8>) {
+        let mut stream = TcpStream::connect(link.addr()).await.unwrap();
+        let first = tokio::time::timeout(DEADLINE, stream.read_u8())
+            .await
+            .unwrap();
+        (stream, first)
+    }
+
+    #[tokio::test]
+    async fn a_cut_resets_what_is_open_and_refuses_what_comes() {
+        let link = Link::open(echo(b"a").await).await.unwrap();
+        let (mut stream, first) = greeting(&link).await;
+        assert_eq!(first.unwrap(), b'a');
+        link.set(Uplink::Down);
+        assert!(
+            tokio::time::timeout(DEADLINE, stream.read_u8())
+                .await
+                .unwrap()
+                .is_err()
+        );
+        assert!(greeting(&link).await.1.is_err());
+        link.set(Uplink::Up);
+        assert_eq!(greeting(&link).await.1.unwrap(), b'a');
+    }
+
+    #[tokio::test]
+    async fn a_silent_link_says_nothing_until_it_is_back_and_then_resets() {
+        let link = Link::open(echo(b"a").await).await.unwrap();
+        let (mut stream, _) = greeting(&link).await;
+        link.set(Uplink::Silent);
+        stream.write_all(b"lost").await.unwrap();
+        let quiet = tokio::time::timeout(Duration::from_millis(200), stream.read_u8()).await;
+        assert!(quiet.is_err(), "a silent link let {quiet:?} through");
+        link.set(Uplink::Up);
+        assert!(
+            tokio::time::timeout(DEADLINE, stream.read_u8())
+                .await
+                .unwrap()
+                .is_err()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_new_upstream_takes_over() {
+        let link = Link::open(echo(b"a").await).await.unwrap();
+        let (mut stream, _) = greeting(&link).await;
+        link.set_upstream(echo(b"b").await);
+        assert!(
+            tokio::time::timeout(DEADLINE, stream.read_u8())
+                .await
+                .unwrap()
+                .is_err()
+        );
+        assert_eq!(greeting(&link).await.1.unwrap(), b'b');
+    }
+
+    #[tokio::test]
+    async fn an_altering_link_flips_bits_far_apart() {
+        const GREETING: &[u8] = &[b'a'; 20_000];
+        let link = Link::open(echo(GREETING).await).await.unwrap();
+        link.set(Uplink::Altering);
+        let mut stream = TcpStream::connect(link.addr()).await.unwrap();
+        let mut came = vec![0; GREETING.len()];
+        tokio::time::timeout(DEADLINE, stream.read_exact(&mut came))
+            .await
+            .unwrap()
+            .unwrap();
+        let wrong: Vec<_> = (0..came.len()).filter(|&at| came[at] != b'a').collect();
+        assert_eq!((wrong, came[8192]), (vec![8192, 16385], b'`'));
+    }
+}
