@@ -1,9 +1,9 @@
 //! Releases are taken in, bundles are fetched, checked and activated, and a good model keeps running.
 //!
 //! What is decided is decided by [`lamppost_agent_core::slot`]; this is its shell. One task owns the slots of all
-//! models ([`task`]); it verifies releases, writes what the machine wants to remember ([`record`]), and starts jobs:
-//! a download ([`fetch`]) into the folder of artifacts ([`artifacts`]), and a check, first in a process made for it and
-//! then in this one ([`check`]). The engine's thread follows a `watch` for each model, which changes in one step.
+//! models (`task`, `driver`): it verifies releases, writes down what is to be remembered (`record`), and starts `jobs`:
+//! a download (`fetch`) into the folder of bundles (`artifacts`), and a check, first in a process made for it and then
+//! in this one (`check`). The engine's thread follows a `watch` for each model, which changes in one step.
 //!
 //! ```text
 //! <data_dir>/slots/<model>.json        what is remembered; .json.old is the one before
@@ -31,7 +31,9 @@ use crate::uplink::Delivery;
 
 mod artifacts;
 mod check;
+mod driver;
 mod fetch;
+mod jobs;
 mod record;
 mod task;
 #[cfg(test)]
@@ -204,10 +206,22 @@ impl Slots {
         let (failed, failed_in) = mpsc::channel(FAILED_MAX);
         let counts = Arc::new(Counts::default());
         let stop = CancellationToken::new();
-        let inbox = Inbox { releases: releases_in, worked: worked_in, failed: failed_in };
+        let inbox = Inbox {
+            releases: releases_in,
+            worked: worked_in,
+            failed: failed_in,
+        };
         let (task, models) = Task::open(config, Arc::clone(&counts), stop.clone()).await?;
         let task = tokio::spawn(task.run(inbox));
-        Ok(Self { models, releases, worked, failed, counts, stop, task })
+        Ok(Self {
+            models,
+            releases,
+            worked,
+            failed,
+            counts,
+            stop,
+            task,
+        })
     }
 
     /// Takes releases from `incoming`, until it is closed.
@@ -238,7 +252,11 @@ impl Slots {
     /// Tells the slot of the model at that place in [`Config::models`] how inferences went, from any thread and without
     /// waiting.
     pub(crate) fn tell(&self, at: usize) -> Box<dyn Fn(Outcome) + Send> {
-        let (model, worked, failed) = (self.models[at].name.clone(), self.worked.clone(), self.failed.clone());
+        let (model, worked, failed) = (
+            self.models[at].name.clone(),
+            self.worked.clone(),
+            self.failed.clone(),
+        );
         Box::new(move |outcome| match outcome {
             Outcome::Worked { digest } => {
                 if worked.try_send((model.clone(), digest)).is_err() {
@@ -256,7 +274,11 @@ impl Slots {
 
     /// How many releases were taken in, known already, or refused, by reason.
     pub fn release_counts(&self) -> BTreeMap<&'static str, u64> {
-        self.counts.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.counts
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Waits until the slots end by themselves, which they do not unless something is wrong.
@@ -286,7 +308,12 @@ impl Config {
                 .streams
                 .iter()
                 .filter(|stream| stream.model == index)
-                .map(|stream| (stream.name.clone(), stream.decoder.fields().into_iter().cloned().collect()))
+                .map(|stream| {
+                    (
+                        stream.name.clone(),
+                        stream.decoder.fields().into_iter().cloned().collect(),
+                    )
+                })
                 .collect(),
         };
         let mut args = config.self_prefix.clone();
@@ -294,7 +321,9 @@ impl Config {
         Self {
             data_dir: config.data_dir.clone(),
             groups: config.groups.clone(),
-            keys: coordinator.map(|coordinator| coordinator.keys.clone()).unwrap_or_default(),
+            keys: coordinator
+                .map(|coordinator| coordinator.keys.clone())
+                .unwrap_or_default(),
             server: coordinator.map(|coordinator| coordinator.http.clone()),
             ca_file: coordinator.and_then(|coordinator| coordinator.ca_file.clone()),
             rate_bytes_per_s: config.artifacts.rate_bytes_per_s,

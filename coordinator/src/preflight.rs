@@ -25,7 +25,7 @@ const TIME_MAX: Duration = Duration::from_mins(2);
 /// What is read of its answer: a report has some 500 bytes.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
-/// The program that checks, and what stands in front of [`COMMAND`] on its command line.
+/// The program that checks, and what stands in front of `check-bundle` on its command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checker {
     /// The program.

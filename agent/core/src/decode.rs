@@ -21,7 +21,8 @@ mod tests;
 
 pub use error::{DecodeError, SpecError};
 pub use spec::{
-    Column, CsvSpec, DecodeSpec, F32Spec, F32Time, FieldKind, FieldSpec, ImageSpec, JsonSpec, SourceSpec, TimeUnit,
+    Column, CsvSpec, DecodeSpec, F32Spec, F32Time, FieldKind, FieldSpec, ImageSpec, JsonSpec,
+    SourceSpec, TimeUnit,
 };
 
 /// What no message may exceed.
@@ -37,7 +38,10 @@ pub struct DecodeLimits {
 impl Default for DecodeLimits {
     /// 256 KiB, an image of 512 x 512 in one byte a pixel; five minutes, more than a sensor's clock drifts in a month.
     fn default() -> Self {
-        Self { payload_bytes_max: 256 * 1024, ahead_max: Duration::from_mins(5) }
+        Self {
+            payload_bytes_max: 256 * 1024,
+            ahead_max: Duration::from_mins(5),
+        }
     }
 }
 
@@ -69,7 +73,9 @@ impl Decoder {
             DecodeSpec::Json(spec) => Format::Json(json::Json::new(spec)?),
             DecodeSpec::Csv(spec) => Format::Csv(csv::Csv::new(spec)?),
             DecodeSpec::F32(spec) => Format::F32(binary::F32::new(spec)?),
-            DecodeSpec::Image(spec) => Format::Image(binary::Image::new(spec, limits.payload_bytes_max)?),
+            DecodeSpec::Image(spec) => {
+                Format::Image(binary::Image::new(spec, limits.payload_bytes_max)?)
+            }
         };
         Ok(Self { format, limits })
     }
@@ -81,7 +87,10 @@ impl Decoder {
     /// number or a time that cannot be.
     pub fn decode(&self, payload: &[u8], arrival: Timestamp) -> Result<Reading, DecodeError> {
         if payload.len() > self.limits.payload_bytes_max {
-            return Err(DecodeError::TooLarge { bytes: payload.len(), limit: self.limits.payload_bytes_max });
+            return Err(DecodeError::TooLarge {
+                bytes: payload.len(),
+                limit: self.limits.payload_bytes_max,
+            });
         }
         let (ts, fields) = match &self.format {
             Format::Json(format) => format.parts(payload)?,
@@ -92,7 +101,11 @@ impl Decoder {
         let ts = ts.unwrap_or(arrival);
         let ahead_ms = ts.ms_since(arrival);
         if ahead_ms > span::ms(self.limits.ahead_max) {
-            return Err(DecodeError::Ahead { ts, ahead: Duration::from_millis(ahead_ms.unsigned_abs()), limit: self.limits.ahead_max });
+            return Err(DecodeError::Ahead {
+                ts,
+                ahead: Duration::from_millis(ahead_ms.unsigned_abs()),
+                limit: self.limits.ahead_max,
+            });
         }
         Ok(Reading { ts, fields })
     }

@@ -83,7 +83,10 @@ pub struct LabelJoin {
 #[derive(Clone, Copy, Debug)]
 enum Rule {
     /// The label is the reading so many steps after the window's newest.
-    Steps { ahead: usize, tolerance_ms: Option<i64> },
+    Steps {
+        ahead: usize,
+        tolerance_ms: Option<i64>,
+    },
     /// The label is the one nearest to the prediction's target, and no farther.
     Target { tolerance_ms: i64 },
 }
@@ -111,8 +114,13 @@ impl LabelJoin {
     pub fn new(spec: &LabelSpec) -> Self {
         let tolerance_ms = spec.tolerance().map(span::ms);
         let rule = match spec.ahead() {
-            Some(ahead) => Rule::Steps { ahead, tolerance_ms },
-            None => Rule::Target { tolerance_ms: tolerance_ms.unwrap_or(0) },
+            Some(ahead) => Rule::Steps {
+                ahead,
+                tolerance_ms,
+            },
+            None => Rule::Target {
+                tolerance_ms: tolerance_ms.unwrap_or(0),
+            },
         };
         Self {
             rule,
@@ -137,7 +145,13 @@ impl LabelJoin {
                 None
             }
             Found::NotYet { steps_left } => {
-                self.wait(Pending { predicted, steps_left }, now);
+                self.wait(
+                    Pending {
+                        predicted,
+                        steps_left,
+                    },
+                    now,
+                );
                 None
             }
         }
@@ -168,11 +182,15 @@ impl LabelJoin {
             self.history_cut = true;
         }
         for key in decided {
-            let Some(pending) = self.pending.get(&key) else { continue };
+            let Some(pending) = self.pending.get(&key) else {
+                continue;
+            };
             match self.find(&pending.predicted) {
                 Found::Label(ts, label) => {
                     if let Some(pending) = self.pending.remove(&key) {
-                        self.join(pending.predicted, ts, label).into_iter().for_each(&mut out);
+                        self.join(pending.predicted, ts, label)
+                            .into_iter()
+                            .for_each(&mut out);
                     }
                 }
                 Found::Never => {
@@ -228,7 +246,9 @@ impl LabelJoin {
         self.arrivals.push_back((now, key));
         // Entries of joined predictions stay in `arrivals` until they come to its front: it holds at most the double.
         while self.pending.len() > self.pending_max || self.arrivals.len() > 2 * self.pending_max {
-            let Some((_, oldest)) = self.arrivals.pop_front() else { break };
+            let Some((_, oldest)) = self.arrivals.pop_front() else {
+                break;
+            };
             if self.pending.remove(&oldest).is_some() {
                 self.counts.unlabelled += 1;
             }
@@ -252,31 +272,50 @@ impl LabelJoin {
         let before = self.history.range(..ts).next_back();
         let from = before.map_or(Timestamp::EPOCH.offset_ms(i64::MIN), |(before, _)| *before);
         let to = ts.offset_ms(tolerance_ms);
-        self.pending.range((from, FIRST_ID)..=(to, LAST_ID)).map(|(key, _)| *key).collect()
+        self.pending
+            .range((from, FIRST_ID)..=(to, LAST_ID))
+            .map(|(key, _)| *key)
+            .collect()
     }
 
     fn find(&self, predicted: &Predicted) -> Found {
         match self.rule {
-            Rule::Steps { ahead, tolerance_ms } => self.find_step(predicted, ahead, tolerance_ms),
+            Rule::Steps {
+                ahead,
+                tolerance_ms,
+            } => self.find_step(predicted, ahead, tolerance_ms),
             Rule::Target { tolerance_ms } => self.find_target(predicted, tolerance_ms),
         }
     }
 
     fn find_step(&self, predicted: &Predicted, ahead: usize, tolerance_ms: Option<i64>) -> Found {
         // What was dropped from the history may have been a step.
-        if self.history_cut && self.history.first_key_value().is_some_and(|(oldest, _)| predicted.ts < *oldest) {
+        if self.history_cut
+            && self
+                .history
+                .first_key_value()
+                .is_some_and(|(oldest, _)| predicted.ts < *oldest)
+        {
             return Found::Never;
         }
         let mut steps = 0;
         for (ts, label) in self.history.range(predicted.ts.offset_ms(1)..) {
             steps += 1;
             if steps == ahead {
-                let off_ms = predicted.target_ts.map_or(0, |target| ts.ms_since(target).abs());
+                let off_ms = predicted
+                    .target_ts
+                    .map_or(0, |target| ts.ms_since(target).abs());
                 let near = tolerance_ms.is_none_or(|tolerance_ms| off_ms <= tolerance_ms);
-                return if near { Found::Label(*ts, label.clone()) } else { Found::Never };
+                return if near {
+                    Found::Label(*ts, label.clone())
+                } else {
+                    Found::Never
+                };
             }
         }
-        Found::NotYet { steps_left: ahead - steps }
+        Found::NotYet {
+            steps_left: ahead - steps,
+        }
     }
 
     fn find_target(&self, predicted: &Predicted, tolerance_ms: i64) -> Found {
@@ -286,7 +325,10 @@ impl LabelJoin {
         };
         let before = self.history.range(..target).next_back();
         let distance_ms = |ts: &Timestamp| ts.ms_since(target).abs();
-        let nearest = before.into_iter().chain([after]).min_by_key(|(ts, _)| distance_ms(ts));
+        let nearest = before
+            .into_iter()
+            .chain([after])
+            .min_by_key(|(ts, _)| distance_ms(ts));
         match nearest.filter(|(ts, _)| distance_ms(ts) <= tolerance_ms) {
             Some((ts, label)) => Found::Label(*ts, label.clone()),
             // A label that was overtaken on the way may still come.
@@ -294,7 +336,12 @@ impl LabelJoin {
         }
     }
 
-    fn join(&mut self, predicted: Predicted, label_ts: Timestamp, label: Option<Label>) -> Option<Joined> {
+    fn join(
+        &mut self,
+        predicted: Predicted,
+        label_ts: Timestamp,
+        label: Option<Label>,
+    ) -> Option<Joined> {
         let Some(label) = label else {
             self.counts.unlabelled += 1;
             return None;
@@ -305,7 +352,12 @@ impl LabelJoin {
         };
         self.counts.joined += 1;
         self.tallies.add(predicted.digest, compared);
-        Some(Joined { predicted, label_ts, label, compared })
+        Some(Joined {
+            predicted,
+            label_ts,
+            label,
+            compared,
+        })
     }
 }
 
@@ -318,5 +370,11 @@ fn as_label(value: &Value) -> Option<Label> {
     }
 }
 
-const FIRST_ID: PredictionId = PredictionId { boot: lamppost_models::BootId::from_u64(0), number: 0 };
-const LAST_ID: PredictionId = PredictionId { boot: lamppost_models::BootId::from_u64(u64::MAX), number: u64::MAX };
+const FIRST_ID: PredictionId = PredictionId {
+    boot: lamppost_models::BootId::from_u64(0),
+    number: 0,
+};
+const LAST_ID: PredictionId = PredictionId {
+    boot: lamppost_models::BootId::from_u64(u64::MAX),
+    number: u64::MAX,
+};

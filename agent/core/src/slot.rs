@@ -29,6 +29,7 @@ use lamppost_models::{Digest, Timestamp};
 
 mod backoff;
 mod machine;
+mod reconcile;
 mod record;
 #[cfg(test)]
 mod simulation;
@@ -75,8 +76,8 @@ pub struct SlotMachine {
     /// The bundle that did not open: it is not tried again until the record names another.
     unopened: Option<Digest>,
     effects: VecDeque<Effect>,
-    /// What the shell was last told to keep.
-    kept: Vec<Digest>,
+    /// What the shell was last told to keep; `None` before the first time.
+    kept: Option<Vec<Digest>>,
 }
 
 /// The way of the draft to the disk.
@@ -95,19 +96,43 @@ enum Saving {
 enum Running {
     Nothing,
     /// The shell is opening `next`; `now` goes on until it is open.
-    Opening { now: Option<Held>, next: Held },
-    Runs { held: Held, failures: u32 },
+    Opening {
+        now: Option<Held>,
+        next: Held,
+    },
+    Runs {
+        held: Held,
+        failures: u32,
+    },
 }
 
 /// What is done about a bundle that is wanted and does not run.
 #[derive(Debug)]
 enum Trial {
     None,
-    Fetching { bundle: BundleRef, received: u64, tries: u32 },
-    Checking { bundle: BundleRef, tries: u32 },
-    Waiting { bundle: BundleRef, verdict: Verdict, detail: String, tries: u32 },
-    Passed { bundle: BundleRef },
-    Refused { bundle: BundleRef, verdict: Verdict, detail: String },
+    Fetching {
+        bundle: BundleRef,
+        received: u64,
+        tries: u32,
+    },
+    Checking {
+        bundle: BundleRef,
+        tries: u32,
+    },
+    Waiting {
+        bundle: BundleRef,
+        verdict: Verdict,
+        detail: String,
+        tries: u32,
+    },
+    Passed {
+        bundle: BundleRef,
+    },
+    Refused {
+        bundle: BundleRef,
+        verdict: Verdict,
+        detail: String,
+    },
 }
 
 /// What became of something, told by the shell.
@@ -270,7 +295,9 @@ pub enum ReleaseRefusal {
         group: GroupId,
     },
     /// One with a higher number was taken in before.
-    #[error("release {sequence} is older than release {known} of the same group, which was taken in before")]
+    #[error(
+        "release {sequence} is older than release {known} of the same group, which was taken in before"
+    )]
     Stale {
         /// The release's number.
         sequence: Sequence,
@@ -278,7 +305,9 @@ pub enum ReleaseRefusal {
         known: Sequence,
     },
     /// One with the same number and other content was taken in before.
-    #[error("release {sequence} differs from the release {sequence} of the same group that was taken in before")]
+    #[error(
+        "release {sequence} differs from the release {sequence} of the same group that was taken in before"
+    )]
     Conflicting {
         /// The number of both.
         sequence: Sequence,
@@ -334,16 +363,48 @@ impl SlotMachine {
             Trial::None => {
                 let factory = self.setup.factory.as_ref()?;
                 let entry = self.saved.quarantined(&factory.digest)?;
-                (factory, TrialState::Refused { verdict: entry.verdict, detail: entry.detail.clone() })
+                (
+                    factory,
+                    TrialState::Refused {
+                        verdict: entry.verdict,
+                        detail: entry.detail.clone(),
+                    },
+                )
             }
-            Trial::Fetching { bundle, received, .. } => {
-                (bundle, TrialState::Fetching { received: *received, bytes: bundle.bytes })
+            Trial::Fetching {
+                bundle, received, ..
+            } => (
+                bundle,
+                TrialState::Fetching {
+                    received: *received,
+                    bytes: bundle.bytes,
+                },
+            ),
+            Trial::Checking { bundle, .. } | Trial::Passed { bundle } => {
+                (bundle, TrialState::Checking)
             }
-            Trial::Checking { bundle, .. } | Trial::Passed { bundle } => (bundle, TrialState::Checking),
-            Trial::Waiting { bundle, verdict, detail, .. } | Trial::Refused { bundle, verdict, detail } => {
-                (bundle, TrialState::Refused { verdict: *verdict, detail: detail.clone() })
+            Trial::Waiting {
+                bundle,
+                verdict,
+                detail,
+                ..
             }
+            | Trial::Refused {
+                bundle,
+                verdict,
+                detail,
+            } => (
+                bundle,
+                TrialState::Refused {
+                    verdict: *verdict,
+                    detail: detail.clone(),
+                },
+            ),
         };
-        Some(CandidateSlot { version: bundle.version.clone(), digest: bundle.digest, state })
+        Some(CandidateSlot {
+            version: bundle.version.clone(),
+            digest: bundle.digest,
+            state,
+        })
     }
 }

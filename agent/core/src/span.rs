@@ -26,8 +26,9 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duratio
 
 /// Reads a duration with its units; the error names the text and the mend.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("{text:?} is no duration ({error}): write a number with a unit, such as \"10m\""))
+    humantime::parse_duration(text).map_err(|error| {
+        format!("{text:?} is no duration ({error}): write a number with a unit, such as \"10m\"")
+    })
 }
 
 /// A duration in whole milliseconds, the resolution of event times.

@@ -79,15 +79,31 @@ pub struct Windower {
 
 #[derive(Debug)]
 enum Cutter {
-    Count { hop: usize, count: usize, ring: Ring, until_next: usize },
-    Time { hop_ms: i64, duration_ms: i64, count_max: usize, ring: Ring, next_end: Option<i64> },
+    Count {
+        hop: usize,
+        count: usize,
+        ring: Ring,
+        until_next: usize,
+    },
+    Time {
+        hop_ms: i64,
+        duration_ms: i64,
+        count_max: usize,
+        ring: Ring,
+        next_end: Option<i64>,
+    },
 }
 
 impl Windower {
     /// Starts with no readings.
     pub fn new(spec: &WindowSpec) -> Self {
         let cutter = match spec.cut() {
-            Cut::Count { count, hop } => Cutter::Count { hop, count, ring: Ring::new(), until_next: count },
+            Cut::Count { count, hop } => Cutter::Count {
+                hop,
+                count,
+                ring: Ring::new(),
+                until_next: count,
+            },
             Cut::Time { duration, hop } => Cutter::Time {
                 hop_ms: span::ms(hop),
                 duration_ms: span::ms(duration),
@@ -133,9 +149,14 @@ impl Windower {
         self.arrivals += 1;
         let newest = self.newest.map_or(ts, |newest| newest.max(ts));
         self.newest = Some(newest);
-        self.release(newest.offset_ms(self.lateness_ms.saturating_neg()), &mut out);
+        self.release(
+            newest.offset_ms(self.lateness_ms.saturating_neg()),
+            &mut out,
+        );
         while self.waiting.len() > self.reorder_max {
-            let Some((&(oldest, _), _)) = self.waiting.first_key_value() else { break };
+            let Some((&(oldest, _), _)) = self.waiting.first_key_value() else {
+                break;
+            };
             let before = self.waiting.len();
             self.release(oldest, &mut out);
             self.counts.hurried += (before - self.waiting.len()) as u64;
@@ -167,7 +188,10 @@ impl Windower {
     }
 
     fn waits_at(&self, ts: Timestamp) -> bool {
-        self.waiting.range((ts, 0)..=(ts, u64::MAX)).next().is_some()
+        self.waiting
+            .range((ts, 0)..=(ts, u64::MAX))
+            .next()
+            .is_some()
     }
 
     /// Moves the watermark to `to`, unless it is there, and lets pass what it reaches.
@@ -186,8 +210,22 @@ impl Windower {
 
     fn advance(&mut self, watermark: Timestamp, out: &mut impl FnMut(Passed<'_>)) {
         self.watermark = Some(watermark);
-        if let Cutter::Time { hop_ms, duration_ms, ring, next_end, .. } = &mut self.cutter {
-            close(ring, next_end, *hop_ms, *duration_ms, watermark.as_ms(), out);
+        if let Cutter::Time {
+            hop_ms,
+            duration_ms,
+            ring,
+            next_end,
+            ..
+        } = &mut self.cutter
+        {
+            close(
+                ring,
+                next_end,
+                *hop_ms,
+                *duration_ms,
+                watermark.as_ms(),
+                out,
+            );
         }
     }
 
@@ -195,7 +233,12 @@ impl Windower {
         self.passed = Some(reading.ts);
         out(Passed::Reading(reading));
         match &mut self.cutter {
-            Cutter::Count { hop, count, ring, until_next } => {
+            Cutter::Count {
+                hop,
+                count,
+                ring,
+                until_next,
+            } => {
                 ring.push(Arc::clone(reading), *count);
                 *until_next -= 1;
                 if *until_next == 0 {
@@ -203,7 +246,13 @@ impl Windower {
                     out(Passed::Window(ring.as_slice()));
                 }
             }
-            Cutter::Time { hop_ms, count_max, ring, next_end, .. } => {
+            Cutter::Time {
+                hop_ms,
+                count_max,
+                ring,
+                next_end,
+                ..
+            } => {
                 if ring.len() == *count_max {
                     self.counts.crowded += 1;
                 }

@@ -58,7 +58,8 @@ impl Artifacts {
     pub(super) fn verify(&self, bundle: &BundleRef) -> Result<(), ArtifactError> {
         let path = self.path(bundle.digest);
         let verified = verify(&path, bundle);
-        if let Err(error @ (ArtifactError::Size { .. } | ArtifactError::Digest { .. })) = &verified {
+        if let Err(error @ (ArtifactError::Size { .. } | ArtifactError::Digest { .. })) = &verified
+        {
             tracing::error!(path = %path.display(), %error, "a bundle on the disk is damaged and deleted");
             remove(&path);
         }
@@ -71,7 +72,14 @@ impl Artifacts {
         let bytes = fs::read(self.path(bundle.digest)).map_err(ArtifactError::Read)?;
         // It may have changed between the two.
         let found = Digest::of(&bytes);
-        if found == bundle.digest { Ok(bytes) } else { Err(ArtifactError::Digest { wanted: bundle.digest, found }) }
+        if found == bundle.digest {
+            Ok(bytes)
+        } else {
+            Err(ArtifactError::Digest {
+                wanted: bundle.digest,
+                found,
+            })
+        }
     }
 
     /// How many bytes of a bundle are here.
@@ -111,7 +119,10 @@ impl Artifacts {
     /// How many bytes a download may still take: what is free, less what must stay so.
     pub(super) fn room(&self) -> io::Result<u64> {
         let free = rustix::fs::statvfs(&self.dir)?;
-        Ok(free.f_bavail.saturating_mul(free.f_frsize).saturating_sub(FREE_BYTES_MIN))
+        Ok(free
+            .f_bavail
+            .saturating_mul(free.f_frsize)
+            .saturating_sub(FREE_BYTES_MIN))
     }
 
     /// Deletes every file that is of none of the bundles in `keep`, and says how many.
@@ -120,7 +131,9 @@ impl Artifacts {
         let mut swept = 0;
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
-            let kept = path.file_stem().is_some_and(|stem| keep.iter().any(|hex| stem == hex.as_str()));
+            let kept = path
+                .file_stem()
+                .is_some_and(|stem| keep.iter().any(|hex| stem == hex.as_str()));
             if !kept && path.is_file() {
                 fs::remove_file(&path)?;
                 swept += 1;
@@ -133,12 +146,17 @@ impl Artifacts {
 fn verify(path: &Path, bundle: &BundleRef) -> Result<(), ArtifactError> {
     let mut file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ArtifactError::Missing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(ArtifactError::Missing);
+        }
         Err(error) => return Err(ArtifactError::Read(error)),
     };
     let found = file.metadata().map_err(ArtifactError::Read)?.len();
     if found != bundle.bytes {
-        return Err(ArtifactError::Size { wanted: bundle.bytes, found });
+        return Err(ArtifactError::Size {
+            wanted: bundle.bytes,
+            found,
+        });
     }
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; HASH_BYTES];
@@ -149,7 +167,14 @@ fn verify(path: &Path, bundle: &BundleRef) -> Result<(), ArtifactError> {
         }
     }
     let found = hasher.finish();
-    if found == bundle.digest { Ok(()) } else { Err(ArtifactError::Digest { wanted: bundle.digest, found }) }
+    if found == bundle.digest {
+        Ok(())
+    } else {
+        Err(ArtifactError::Digest {
+            wanted: bundle.digest,
+            found,
+        })
+    }
 }
 
 fn remove(path: &Path) {

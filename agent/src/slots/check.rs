@@ -79,15 +79,21 @@ pub fn check_bundle_main(path: &Path) -> ExitCode {
     limit_this_process();
     let report = match read_bounded(path) {
         Ok(bytes) => match check_bundle_bytes(&bytes, &Limits::default()) {
-            Ok(report) => ChildReport::Passed { report: Box::new(report) },
-            Err(error) => ChildReport::Refused { verdict: verdict(&error), detail: crate::error_chain(&error) },
+            Ok(report) => ChildReport::Passed {
+                report: Box::new(report),
+            },
+            Err(error) => ChildReport::Refused {
+                verdict: verdict(&error),
+                detail: crate::error_chain(&error),
+            },
         },
         Err(error) => {
             eprintln!("{} cannot be read: {error}", path.display());
             return ExitCode::FAILURE;
         }
     };
-    let printed = serde_json::to_string(&report).is_ok_and(|json| writeln!(std::io::stdout(), "\n{json}").is_ok());
+    let printed = serde_json::to_string(&report)
+        .is_ok_and(|json| writeln!(std::io::stdout(), "\n{json}").is_ok());
     match report {
         ChildReport::Passed { .. } if printed => ExitCode::SUCCESS,
         ChildReport::Passed { .. } | ChildReport::Refused { .. } => ExitCode::FAILURE,
@@ -96,20 +102,29 @@ pub fn check_bundle_main(path: &Path) -> ExitCode {
 
 fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(BUNDLE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    std::fs::File::open(path)?
+        .take(BUNDLE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 fn verdict(error: &CheckError) -> Verdict {
     match error {
         CheckError::Golden(GoldenError::Differs { .. }) => Verdict::GoldenMismatch,
-        CheckError::Bundle(_) | CheckError::Open(_) | CheckError::Golden(_) | CheckError::Run(_) => Verdict::Unusable,
+        CheckError::Bundle(_)
+        | CheckError::Open(_)
+        | CheckError::Golden(_)
+        | CheckError::Run(_) => Verdict::Unusable,
     }
 }
 
 /// A limit that cannot be set is said and not insisted on: the parent's time-out holds anyway.
-fn limit_this_process() {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+pub(super) fn limit_this_process() {
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
     let limits = [
         (Resource::As, number(MEMORY_VARIABLE)),
         (Resource::Cpu, number(SECONDS_VARIABLE)),
@@ -118,7 +133,13 @@ fn limit_this_process() {
     ];
     for (resource, limit) in limits {
         let Some(limit) = limit else { continue };
-        if let Err(error) = rustix::process::setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) }) {
+        if let Err(error) = rustix::process::setrlimit(
+            resource,
+            Rlimit {
+                current: Some(limit),
+                maximum: Some(limit),
+            },
+        ) {
             eprintln!("limit {resource:?} of {limit} cannot be set: {error}");
         }
     }
@@ -143,12 +164,22 @@ impl Checks {
             Some(program) => program.clone(),
             None => std::env::current_exe()?,
         };
-        let (args, memory_bytes, timeout) = (checker.args.clone(), checker.memory_bytes, checker.timeout);
-        Ok(Self { program, args, memory_bytes, timeout })
+        let (args, memory_bytes, timeout) =
+            (checker.args.clone(), checker.memory_bytes, checker.timeout);
+        Ok(Self {
+            program,
+            args,
+            memory_bytes,
+            timeout,
+        })
     }
 
     /// Checks a bundle's file in a process of its own.
-    pub(super) async fn in_child(&self, file: &Path, stop: &CancellationToken) -> Result<(), Unfit> {
+    pub(super) async fn in_child(
+        &self,
+        file: &Path,
+        stop: &CancellationToken,
+    ) -> Result<(), Unfit> {
         let undecided = |what: &str, error: &dyn std::fmt::Display| {
             Unfit::Undecided(format!("{what} {}: {error}", self.program.display()))
         };
@@ -165,14 +196,22 @@ impl Checks {
             .spawn()
             .map_err(|error| undecided("the check cannot be started with", &error))?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
-        let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let group = child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(Pid::from_raw);
         let end = async { tokio::join!(read(out), read(err), child.wait()) };
-        let ended = stop.run_until_cancelled(tokio::time::timeout(self.timeout, end)).await;
+        let ended = stop
+            .run_until_cancelled(tokio::time::timeout(self.timeout, end))
+            .await;
         let ended = match ended {
             Some(Ok((out, err, Ok(status)))) => return judge(&out, &err, status),
             Some(Ok((_, _, Err(error)))) => Err(undecided("cannot wait for", &error)),
             Some(Err(_)) => {
-                let detail = format!("the check took longer than {:?} and was stopped", self.timeout);
+                let detail = format!(
+                    "the check took longer than {:?} and was stopped",
+                    self.timeout
+                );
                 Err(Unfit::Refused(Verdict::Unusable, detail))
             }
             None => Err(Unfit::Undecided("the check was stopped".to_owned())),
@@ -205,11 +244,22 @@ async fn read(pipe: Option<impl AsyncRead + Unpin>) -> String {
 }
 
 fn judge(out: &str, err: &str, status: ExitStatus) -> Result<(), Unfit> {
-    let last_line = out.lines().rev().map(str::trim).find(|line| !line.is_empty());
+    let last_line = out
+        .lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| !line.is_empty());
     let report = last_line.and_then(|line| serde_json::from_str::<ChildReport>(line).ok());
     match report {
         Some(ChildReport::Passed { report }) if status.success() => {
-            let CheckReport { name, version, digest, latency, memory, .. } = *report;
+            let CheckReport {
+                name,
+                version,
+                digest,
+                latency,
+                memory,
+                ..
+            } = *report;
             let (p99_us, bytes) = (latency.p99_us, memory.weight_bytes + memory.run_bytes);
             tracing::info!(model = %name, %version, digest = %digest.short(), p99_us, bytes, "a bundle passed its check");
             Ok(())
@@ -221,17 +271,38 @@ fn judge(out: &str, err: &str, status: ExitStatus) -> Result<(), Unfit> {
                 (None, Some(code)) => format!("ended with code {code} and no report"),
                 (None, None) => "ended with no report".to_owned(),
             };
-            let words: Vec<&str> = err.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-            let words: String = words.join("; ").chars().take(LAST_WORDS_CHARS_MAX).collect();
-            let said = if words.is_empty() { String::new() } else { format!(": {words}") };
-            Err(Unfit::Refused(Verdict::Unusable, format!("the check {how}{said}")))
+            let words: Vec<&str> = err
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty())
+                .collect();
+            let words: String = words
+                .join("; ")
+                .chars()
+                .take(LAST_WORDS_CHARS_MAX)
+                .collect();
+            let said = if words.is_empty() {
+                String::new()
+            } else {
+                format!(": {words}")
+            };
+            Err(Unfit::Refused(
+                Verdict::Unusable,
+                format!("the check {how}{said}"),
+            ))
         }
     }
 }
 
 /// Opens a bundle of the folder in this process. Blocks.
-pub(super) fn open_held(artifacts: &Artifacts, bundle: &BundleRef, model: &ModelSetup) -> Result<Engine, Unfit> {
-    let bytes = artifacts.read(bundle).map_err(|error: ArtifactError| Unfit::Damaged(error.to_string()))?;
+pub(super) fn open_held(
+    artifacts: &Artifacts,
+    bundle: &BundleRef,
+    model: &ModelSetup,
+) -> Result<Engine, Unfit> {
+    let bytes = artifacts
+        .read(bundle)
+        .map_err(|error: ArtifactError| Unfit::Damaged(error.to_string()))?;
     open(&bytes, bundle, model)
 }
 
@@ -240,20 +311,33 @@ pub(super) fn open_held(artifacts: &Artifacts, bundle: &BundleRef, model: &Model
 pub(super) fn open(bytes: &[u8], wanted: &BundleRef, model: &ModelSetup) -> Result<Engine, Unfit> {
     let refused = |error: &CheckError| Unfit::Refused(verdict(error), crate::error_chain(error));
     let bundle = Bundle::read(bytes).map_err(|error| refused(&error.into()))?;
-    suits(bundle.manifest(), wanted, model).map_err(|detail| Unfit::Refused(Verdict::Unsuitable, detail))?;
-    let engine = Engine::open(&bundle, &Limits::default()).map_err(|error| refused(&error.into()))?;
-    engine.check_golden().map_err(|error| refused(&error.into()))?;
+    suits(bundle.manifest(), wanted, model)
+        .map_err(|detail| Unfit::Refused(Verdict::Unsuitable, detail))?;
+    let engine =
+        Engine::open(&bundle, &Limits::default()).map_err(|error| refused(&error.into()))?;
+    engine
+        .check_golden()
+        .map_err(|error| refused(&error.into()))?;
     Ok(engine)
 }
 
 fn suits(manifest: &Manifest, wanted: &BundleRef, model: &ModelSetup) -> Result<(), String> {
     if manifest.name != model.name || manifest.version != wanted.version {
         let (name, version) = (&manifest.name, &manifest.version);
-        return Err(format!("the bundle is {name} {version}, the release is of {} {}", model.name, wanted.version));
+        return Err(format!(
+            "the bundle is {name} {version}, the release is of {} {}",
+            model.name, wanted.version
+        ));
     }
     for (stream, fields) in &model.streams {
-        if let Some(missing) = manifest.fields().into_iter().find(|field| !fields.contains(field)) {
-            return Err(format!("the model reads field {missing}, which stream {stream} does not have"));
+        if let Some(missing) = manifest
+            .fields()
+            .into_iter()
+            .find(|field| !fields.contains(field))
+        {
+            return Err(format!(
+                "the model reads field {missing}, which stream {stream} does not have"
+            ));
         }
     }
     Ok(())

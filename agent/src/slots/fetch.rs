@@ -50,9 +50,18 @@ pub(super) enum FetchError {
     #[error("{url}: the server answers {status}")]
     Status { url: String, status: StatusCode },
     #[error("{url}: cut off after {received} of {bytes} bytes: {reason}")]
-    Cut { url: String, received: u64, bytes: u64, reason: String },
+    Cut {
+        url: String,
+        received: u64,
+        bytes: u64,
+        reason: String,
+    },
     #[error("{url}: the server has {found} bytes, the release names {wanted}")]
-    Size { url: String, found: String, wanted: u64 },
+    Size {
+        url: String,
+        found: String,
+        wanted: u64,
+    },
     #[error("what came is not what the release names: {0}")]
     Altered(ArtifactError),
     #[error("disk is full: {wanted} bytes are still to come, and there is room for {room}")]
@@ -100,14 +109,25 @@ impl Fetcher {
             .pool_max_idle_per_host(1)
             .no_proxy();
         if let Some(path) = ca_file {
-            let wrong = |reason: String| SlotsError::CaFile { path: path.to_owned(), reason };
+            let wrong = |reason: String| SlotsError::CaFile {
+                path: path.to_owned(),
+                reason,
+            };
             let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem);
-            builder = builder.tls_certs_only(certificates.map_err(|error| wrong(error.to_string()))?);
+            builder =
+                builder.tls_certs_only(certificates.map_err(|error| wrong(error.to_string()))?);
         }
-        let client = builder.build().map_err(|error| SlotsError::Http { reason: crate::error_chain(&error) })?;
+        let client = builder.build().map_err(|error| SlotsError::Http {
+            reason: crate::error_chain(&error),
+        })?;
         let base = server.trim_end_matches('/').to_owned();
-        Ok(Self { client, base, artifacts, rate_bytes_per_s })
+        Ok(Self {
+            client,
+            base,
+            artifacts,
+            rate_bytes_per_s,
+        })
     }
 
     /// Gets a bundle into the folder, whole and verified. `progress` hears how many bytes are here.
@@ -126,12 +146,19 @@ impl Fetcher {
                 Ok(()) => break,
                 Err(error @ FetchError::Cut { .. }) => {
                     rounds += 1;
-                    let brought = self.artifacts.part_bytes(bundle.digest).saturating_sub(before);
+                    let brought = self
+                        .artifacts
+                        .part_bytes(bundle.digest)
+                        .saturating_sub(before);
                     if rounds == ROUNDS_MAX || brought < PROGRESS_BYTES_MIN {
                         return Err(error);
                     }
                     tracing::info!(%error, "a download is resumed");
-                    if stop.run_until_cancelled(tokio::time::sleep(ROUND_PAUSE)).await.is_none() {
+                    if stop
+                        .run_until_cancelled(tokio::time::sleep(ROUND_PAUSE))
+                        .await
+                        .is_none()
+                    {
                         return Err(FetchError::Stopped);
                     }
                 }
@@ -164,16 +191,26 @@ impl Fetcher {
         }
         let room = artifacts.room()?;
         if room < bytes - from {
-            return Err(FetchError::NoRoom { wanted: bytes - from, room });
+            return Err(FetchError::NoRoom {
+                wanted: bytes - from,
+                room,
+            });
         }
         let url = format!("{}/v1/artifacts/{digest}", self.base);
         let mut request = self.client.get(&url);
         if from > 0 {
-            request = request.header(RANGE, format!("bytes={from}-")).header(IF_RANGE, etag(digest));
+            request = request
+                .header(RANGE, format!("bytes={from}-"))
+                .header(IF_RANGE, etag(digest));
         }
-        let answer = stop.run_until_cancelled(request.send()).await.ok_or(FetchError::Stopped)?;
-        let response = answer
-            .map_err(|error| FetchError::Http { url: url.clone(), reason: crate::error_chain(&error.without_url()) })?;
+        let answer = stop
+            .run_until_cancelled(request.send())
+            .await
+            .ok_or(FetchError::Stopped)?;
+        let response = answer.map_err(|error| FetchError::Http {
+            url: url.clone(),
+            reason: crate::error_chain(&error.without_url()),
+        })?;
         let start = match start(&url, &response, from, bytes) {
             Ok(Start::At(start)) => start,
             Ok(Start::Elsewhere) => {
@@ -188,8 +225,16 @@ impl Fetcher {
                 return Err(error);
             }
         };
-        let mut file = File::options().create(true).write(true).truncate(start == 0).append(start > 0).open(artifacts.part_path(digest)).await?;
-        let written = self.take(&url, response, &mut file, (start, bytes), stop, progress).await;
+        let mut file = File::options()
+            .create(true)
+            .write(true)
+            .truncate(start == 0)
+            .append(start > 0)
+            .open(artifacts.part_path(digest))
+            .await?;
+        let written = self
+            .take(&url, response, &mut file, (start, bytes), stop, progress)
+            .await;
         // What came is kept, whatever ended it.
         file.flush().await?;
         if let Err(FetchError::Size { .. }) = written {
@@ -210,24 +255,47 @@ impl Fetcher {
     ) -> Result<(), FetchError> {
         let mut received = start;
         let since = Instant::now();
-        let cut = |received, reason| FetchError::Cut { url: url.to_owned(), received, bytes, reason };
+        let cut = |received, reason| FetchError::Cut {
+            url: url.to_owned(),
+            received,
+            bytes,
+            reason,
+        };
         loop {
-            let chunk = stop.run_until_cancelled(response.chunk()).await.ok_or(FetchError::Stopped)?;
-            let Some(chunk) = chunk.map_err(|error| cut(received, crate::error_chain(&error.without_url())))? else {
+            let chunk = stop
+                .run_until_cancelled(response.chunk())
+                .await
+                .ok_or(FetchError::Stopped)?;
+            let Some(chunk) =
+                chunk.map_err(|error| cut(received, crate::error_chain(&error.without_url())))?
+            else {
                 break;
             };
             received += chunk.len() as u64;
             if received > bytes {
                 let found = format!("more than {bytes}");
-                return Err(FetchError::Size { url: url.to_owned(), found, wanted: bytes });
+                return Err(FetchError::Size {
+                    url: url.to_owned(),
+                    found,
+                    wanted: bytes,
+                });
             }
             file.write_all(&chunk).await?;
             progress(received);
-            if let Some(pause) = self.rate_bytes_per_s.and_then(|rate| too_fast(rate, received - start, since.elapsed())) {
-                stop.run_until_cancelled(tokio::time::sleep(pause)).await.ok_or(FetchError::Stopped)?;
+            if let Some(pause) = self
+                .rate_bytes_per_s
+                .and_then(|rate| too_fast(rate, received - start, since.elapsed()))
+            {
+                stop.run_until_cancelled(tokio::time::sleep(pause))
+                    .await
+                    .ok_or(FetchError::Stopped)?;
             }
         }
-        if received == bytes { Ok(()) } else { Err(cut(received, "the server ended early".to_owned())) }
+        if received == bytes {
+            Ok(())
+        } else {
+            Err(cut(received, "the server ended early".to_owned()))
+        }
     }
 }
 
@@ -243,7 +311,11 @@ fn too_fast(rate: u64, bytes: u64, elapsed: Duration) -> Option<Duration> {
 }
 
 fn start(url: &str, response: &Response, from: u64, bytes: u64) -> Result<Start, FetchError> {
-    let size = |found: String| FetchError::Size { url: url.to_owned(), found, wanted: bytes };
+    let size = |found: String| FetchError::Size {
+        url: url.to_owned(),
+        found,
+        wanted: bytes,
+    };
     match response.status() {
         StatusCode::OK => match response.content_length() {
             Some(length) if length != bytes => Err(size(length.to_string())),
@@ -256,16 +328,27 @@ fn start(url: &str, response: &Response, from: u64, bytes: u64) -> Result<Start,
             Some(_) | None => Ok(Start::Elsewhere),
         },
         StatusCode::RANGE_NOT_SATISFIABLE => Ok(Start::Elsewhere),
-        status => Err(FetchError::Status { url: url.to_owned(), status }),
+        status => Err(FetchError::Status {
+            url: url.to_owned(),
+            status,
+        }),
     }
 }
 
 /// First byte and total of `bytes 5-9/10` (RFC 9110, section 14.4); the total may be `*`.
 fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
-    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?;
+    let text = headers
+        .get(CONTENT_RANGE)?
+        .to_str()
+        .ok()?
+        .strip_prefix("bytes ")?;
     let (range, total) = text.split_once('/')?;
     let (first, _) = range.split_once('-')?;
-    let total = if total == "*" { None } else { Some(total.trim().parse().ok()?) };
+    let total = if total == "*" {
+        None
+    } else {
+        Some(total.trim().parse().ok()?)
+    };
     Some((first.trim().parse().ok()?, total))
 }
 

@@ -26,7 +26,9 @@ pub(super) struct Records {
 enum DamagedRecord {
     #[error("it has {bytes} bytes, the limit is {RECORD_BYTES_MAX}")]
     TooLarge { bytes: u64 },
-    #[error("it does not start with \"{HEADER}\" and a digest: another version of the agent may have written it")]
+    #[error(
+        "it does not start with \"{HEADER}\" and a digest: another version of the agent may have written it"
+    )]
     Header,
     #[error("its content has {found}, its first line says {wanted}")]
     Digest { wanted: Digest, found: Digest },
@@ -59,7 +61,11 @@ impl Records {
         for path in [with_suffix(&path, "old"), path] {
             let Some(bytes) = read(&path)? else { continue };
             match bytes.and_then(|bytes| parse(&bytes, model)) {
-                Ok(record) if newest.as_ref().is_none_or(|newest| newest.generation <= record.generation) => {
+                Ok(record)
+                    if newest
+                        .as_ref()
+                        .is_none_or(|newest| newest.generation <= record.generation) =>
+                {
                     newest = Some(record);
                 }
                 Ok(_) => {}
@@ -106,10 +112,17 @@ fn read(path: &Path) -> io::Result<Option<Result<Vec<u8>, DamagedRecord>>> {
 }
 
 fn parse(bytes: &[u8], model: &ModelName) -> Result<SlotRecord, DamagedRecord> {
-    let line_end = bytes.iter().position(|&byte| byte == b'\n').ok_or(DamagedRecord::Header)?;
+    let line_end = bytes
+        .iter()
+        .position(|&byte| byte == b'\n')
+        .ok_or(DamagedRecord::Header)?;
     let (line, rest) = bytes.split_at(line_end);
-    let line = std::str::from_utf8(line).ok().and_then(|line| line.strip_prefix(HEADER));
-    let wanted: Digest = line.and_then(|digest| digest.parse().ok()).ok_or(DamagedRecord::Header)?;
+    let line = std::str::from_utf8(line)
+        .ok()
+        .and_then(|line| line.strip_prefix(HEADER));
+    let wanted: Digest = line
+        .and_then(|digest| digest.parse().ok())
+        .ok_or(DamagedRecord::Header)?;
     let json = rest.strip_prefix(b"\n").unwrap_or(rest);
     let json = json.strip_suffix(b"\n").unwrap_or(json);
     let found = Digest::of(json);
@@ -117,7 +130,11 @@ fn parse(bytes: &[u8], model: &ModelName) -> Result<SlotRecord, DamagedRecord> {
         return Err(DamagedRecord::Digest { wanted, found });
     }
     let record: SlotRecord = serde_json::from_slice(json).map_err(DamagedRecord::Json)?;
-    if record.model == *model { Ok(record) } else { Err(DamagedRecord::Model(record.model)) }
+    if record.model == *model {
+        Ok(record)
+    } else {
+        Err(DamagedRecord::Model(record.model))
+    }
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

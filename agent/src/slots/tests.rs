@@ -33,6 +33,16 @@ fn check_bundle_child() {
     std::process::exit(i32::from(code != std::process::ExitCode::SUCCESS));
 }
 
+/// Not a test by itself: a check that asks for more memory than it may have.
+#[test]
+fn greedy_child() {
+    if std::env::var_os("LAMPPOST_CHECK_MEMORY_BYTES").is_some() {
+        check::limit_this_process();
+        let greed = std::hint::black_box(vec![1_u8; 8 * 1024 * 1024 * 1024]);
+        std::process::exit(i32::from(greed[0]) - 1);
+    }
+}
+
 fn model() -> ModelName {
     "traffic-flow".parse().unwrap()
 }
@@ -43,7 +53,9 @@ fn all() -> GroupId {
 
 /// The bytes of a bundle of the zoo, with its golden file passed through `change`.
 fn zoo_changed(version: &str, change: impl Fn(String) -> String) -> Vec<u8> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/zoo/traffic-flow").join(version);
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../models/zoo/traffic-flow")
+        .join(version);
     let read = |file: &str| std::fs::read(dir.join(file)).unwrap();
     let before = read("golden.json");
     let golden = change(String::from_utf8(before.clone()).unwrap()).into_bytes();
@@ -57,7 +69,24 @@ fn zoo(version: &str) -> Vec<u8> {
 }
 
 fn reference(version: &str, bytes: &[u8]) -> BundleRef {
-    BundleRef { version: version.parse().unwrap(), digest: Digest::of(bytes), bytes: bytes.len() as u64 }
+    BundleRef {
+        version: version.parse().unwrap(),
+        digest: Digest::of(bytes),
+        bytes: bytes.len() as u64,
+    }
+}
+
+fn release(sequence: u64, bundle: &BundleRef) -> Release {
+    let now = wall_clock();
+    Release {
+        schema: V1,
+        group: all(),
+        model: model(),
+        sequence: Sequence(sequence),
+        issued_at: Timestamp::EPOCH,
+        expires_at: now.after(Duration::from_hours(1)),
+        stable: bundle.clone(),
+    }
 }
 
 /// A coordinator's server, as well or as badly behaved as a test wants.
@@ -109,7 +138,11 @@ impl Server {
     }
 
     fn put(&self, digest: Digest, bytes: Vec<u8>) {
-        self.inner.artifacts.lock().unwrap().insert(digest.to_string(), bytes);
+        self.inner
+            .artifacts
+            .lock()
+            .unwrap()
+            .insert(digest.to_string(), bytes);
     }
 
     fn behave(&self, manner: Manner) {
@@ -131,7 +164,9 @@ impl Server {
         }
         let head = String::from_utf8(head).unwrap().to_lowercase();
         let header = |name: &str| {
-            let line = head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
+            let line = head
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("{name}: ")));
             line.unwrap_or_default().to_owned()
         };
         let path = head.split(' ').nth(1).unwrap();
@@ -141,26 +176,44 @@ impl Server {
         let found = self.inner.artifacts.lock().unwrap().get(&digest).cloned();
         let manner = *self.inner.manner.lock().unwrap();
         let Some(bytes) = found.filter(|_| manner != Manner::Fails) else {
-            let status = if manner == Manner::Fails { "503 Service Unavailable" } else { "404 Not Found" };
-            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let status = if manner == Manner::Fails {
+                "503 Service Unavailable"
+            } else {
+                "404 Not Found"
+            };
+            let answer =
+                format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
             drop(stream.write_all(answer.as_bytes()).await);
             return;
         };
-        let from = range.strip_prefix("bytes=").and_then(|range| range.strip_suffix('-')?.parse::<usize>().ok());
+        let from = range
+            .strip_prefix("bytes=")
+            .and_then(|range| range.strip_suffix('-')?.parse::<usize>().ok());
         let same = header("if-range") == format!("\"{digest}\"");
         let (status, from) = match from.filter(|_| same && manner != Manner::Whole) {
-            Some(from) => (format!("206 Partial Content\r\ncontent-range: bytes {from}-{}/{}", bytes.len() - 1, bytes.len()), from),
+            Some(from) => (
+                format!(
+                    "206 Partial Content\r\ncontent-range: bytes {from}-{}/{}",
+                    bytes.len() - 1,
+                    bytes.len()
+                ),
+                from,
+            ),
             None => ("200 OK".to_owned(), 0),
         };
         let body = &bytes[from..];
         let length = match manner {
             Manner::TooMuch => String::new(),
-            _ => format!("content-length: {}\r\n", body.len()),
+            Manner::Well | Manner::Cut { .. } | Manner::Whole | Manner::Fails | Manner::Hangs => {
+                format!("content-length: {}\r\n", body.len())
+            }
         };
         let start = format!("HTTP/1.1 {status}\r\n{length}connection: close\r\n\r\n");
         drop(stream.write_all(start.as_bytes()).await);
         match manner {
-            Manner::Cut { after, times } if self.inner.cuts.fetch_add(1, Ordering::Relaxed) < times => {
+            Manner::Cut { after, times }
+                if self.inner.cuts.fetch_add(1, Ordering::Relaxed) < times =>
+            {
                 drop(stream.write_all(&body[..after.min(body.len())]).await);
             }
             Manner::Hangs => {
@@ -171,7 +224,9 @@ impl Server {
                 drop(stream.write_all(body).await);
                 drop(stream.write_all(&[0; 4096]).await);
             }
-            Manner::Well | Manner::Cut { .. } | Manner::Whole | Manner::Fails => drop(stream.write_all(body).await),
+            Manner::Well | Manner::Cut { .. } | Manner::Whole | Manner::Fails => {
+                drop(stream.write_all(body).await);
+            }
         }
     }
 }
@@ -199,17 +254,33 @@ impl Node {
             server: server.map(|address| format!("http://{address}/")),
             ca_file: None,
             rate_bytes_per_s: None,
-            models: vec![ModelSetup { name: model(), factory: None, streams }],
+            models: vec![ModelSetup {
+                name: model(),
+                factory: None,
+                streams,
+            }],
             checker: Checker {
                 program: None,
-                args: [name, "--exact", "--nocapture", "--test-threads=1"].map(OsString::from).to_vec(),
+                args: [name, "--exact", "--nocapture", "--test-threads=1"]
+                    .map(OsString::from)
+                    .to_vec(),
                 memory_bytes: 4 * 1024 * 1024 * 1024,
                 timeout: PATIENCE,
             },
-            backoff: Backoff { first: Duration::from_millis(20), max: Duration::from_millis(50), seed: 1 },
+            backoff: Backoff {
+                first: Duration::from_millis(20),
+                max: Duration::from_millis(50),
+                seed: 1,
+            },
             failures_max: 3,
         };
-        Self { dir, config, key, slots: None, deliveries: mpsc::channel(1).0 }
+        Self {
+            dir,
+            config,
+            key,
+            slots: None,
+            deliveries: mpsc::channel(1).0,
+        }
     }
 
     async fn started(server: Option<SocketAddr>) -> Self {
@@ -247,26 +318,17 @@ impl Node {
         self.slots.as_ref().unwrap()
     }
 
-    fn release(&self, sequence: u64, bundle: &BundleRef) -> Release {
-        let now = wall_clock();
-        Release {
-            schema: V1,
+    async fn deliver(&self, payload: Vec<u8>) {
+        let delivery = Delivery {
             group: all(),
             model: model(),
-            sequence: Sequence(sequence),
-            issued_at: Timestamp::EPOCH,
-            expires_at: now.after(Duration::from_hours(1)),
-            stable: bundle.clone(),
-        }
-    }
-
-    async fn deliver(&self, payload: Vec<u8>) {
-        let delivery = Delivery { group: all(), model: model(), payload: Bytes::from(payload) };
+            payload: Bytes::from(payload),
+        };
         self.deliveries.send(delivery).await.unwrap();
     }
 
     async fn announce(&self, sequence: u64, bundle: &BundleRef) {
-        let envelope = self.key.sign(&self.release(sequence, bundle)).unwrap();
+        let envelope = self.key.sign(&release(sequence, bundle)).unwrap();
         self.deliver(serde_json::to_vec(&envelope).unwrap()).await;
     }
 
@@ -280,35 +342,63 @@ impl Node {
 
     /// Waits until the row is as wanted.
     #[track_caller]
-    fn wait(&self, what: &str, wanted: impl Fn(&ReportedModel) -> bool) -> impl Future<Output = ReportedModel> {
+    fn wait(
+        &self,
+        what: &str,
+        wanted: impl Fn(&ReportedModel) -> bool,
+    ) -> impl Future<Output = ReportedModel> {
         let mut row = self.slots().row(0);
         let place = std::panic::Location::caller();
         let what = what.to_owned();
         async move {
-            let waited = tokio::time::timeout(PATIENCE, row.wait_for(|row| wanted(row))).await.map(|row| row.unwrap().clone());
-            waited.unwrap_or_else(|_| panic!("{place}: waited for {what}, the row is {:?}", row.borrow().clone()))
+            let waited = tokio::time::timeout(PATIENCE, row.wait_for(|row| wanted(row)))
+                .await
+                .map(|row| row.unwrap().clone());
+            waited.unwrap_or_else(|_| {
+                panic!(
+                    "{place}: waited for {what}, the row is {:?}",
+                    row.borrow().clone()
+                )
+            })
         }
     }
 
     async fn runs(&self, bundle: &BundleRef) -> ReportedModel {
         let digest = bundle.digest;
-        let row = self.wait("a version to run", move |row| row.active.as_ref().is_some_and(|active| active.digest == digest)).await;
+        let row = self
+            .wait("a version to run", move |row| {
+                row.active
+                    .as_ref()
+                    .is_some_and(|active| active.digest == digest)
+            })
+            .await;
         assert_eq!(self.active(), Some(digest));
         row
     }
 
     async fn refuses(&self, bundle: &BundleRef, verdict: Verdict) -> String {
+        self.refuses_saying(bundle, verdict, "").await
+    }
+
+    /// Waits for a verdict whose detail has `words`, and gives the detail.
+    async fn refuses_saying(&self, bundle: &BundleRef, verdict: Verdict, words: &str) -> String {
         let digest = bundle.digest;
-        let refused = move |row: &ReportedModel| match &row.candidate {
-            Some(CandidateSlot { digest: found, state: TrialState::Refused { verdict: given, .. }, .. }) => {
-                *found == digest && *given == verdict
-            }
+        let refused = |row: &ReportedModel| match &row.candidate {
+            Some(CandidateSlot {
+                digest: found,
+                state:
+                    TrialState::Refused {
+                        verdict: given,
+                        detail,
+                    },
+                ..
+            }) => *found == digest && *given == verdict && detail.contains(words),
             _ => false,
         };
-        let row = self.wait(&format!("{verdict:?}"), refused).await;
+        let row = self.wait(&format!("{verdict:?} {words}"), refused).await;
         match row.candidate.unwrap().state {
             TrialState::Refused { detail, .. } => detail,
-            other => panic!("{other:?}"),
+            TrialState::Fetching { .. } | TrialState::Checking => String::new(),
         }
     }
 
@@ -319,18 +409,27 @@ impl Node {
             }
         };
         let waited = tokio::time::timeout(PATIENCE, counted).await;
-        assert!(waited.is_ok(), "waited for {count} {kind}, counted {:?}", self.slots().release_counts());
+        assert!(
+            waited.is_ok(),
+            "waited for {count} {kind}, counted {:?}",
+            self.slots().release_counts()
+        );
     }
 
     fn files(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.dir.path().join("artifacts")).unwrap();
-        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
 
     fn artifact(&self, bundle: &BundleRef) -> PathBuf {
-        self.dir.path().join("artifacts").join(format!("{}.tar", bundle.digest.hex()))
+        self.dir
+            .path()
+            .join("artifacts")
+            .join(format!("{}.tar", bundle.digest.hex()))
     }
 
     fn part(&self, bundle: &BundleRef) -> PathBuf {

@@ -65,6 +65,10 @@ fn what_is_wrong_is_named_with_its_mend() {
             "[[broker.node]]\nsite = \"a\"\nnode = \"c\"\npassword = \"\"",
             "1 to 256 bytes",
         ),
+        (
+            "[[broker.node]]\nsite = \"a\"\nnode = \"c\"\npassword = \"x\"\n[[broker.viewer]]\nuser = \"a\"\npassword = \"x\"",
+            "unlike any site",
+        ),
         ("[[broker.viewer]]\nuser = \"a/b\"\npassword = \"x\"", "a/b"),
         ("[inventory]\nstale_after = \"soon\"", "90s"),
         ("[predictions]\nnode_bytes_max = \"7\"", "64MiB"),

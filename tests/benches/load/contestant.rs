@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 
-use crate::process;
+use crate::process::{self, Memory};
 use crate::session::Route;
 use crate::wire::{self, Qos};
 
@@ -184,11 +184,11 @@ impl Contestant {
         Ok(())
     }
 
-    /// Proportional set size of its programs together, in bytes.
-    pub(crate) fn memory(&self) -> anyhow::Result<u64> {
+    /// Memory of its programs together.
+    pub(crate) fn memory(&self) -> anyhow::Result<Memory> {
         self.programs
             .iter()
-            .map(|program| process::pss(program.child.id()))
+            .map(|program| Memory::of(program.child.id()))
             .sum()
     }
 

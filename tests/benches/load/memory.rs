@@ -25,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Figures {
     start_ms: Vec<f64>,
     idle_mb: Vec<f64>,
+    idle_anonymous_mb: Vec<f64>,
     moderate_mb: Vec<f64>,
     full_mb: Vec<f64>,
 }
@@ -48,6 +49,7 @@ pub(crate) fn measure(tools: &Tools, effort: Effort, peers: bool) -> anyhow::Res
         "",
         "start to first prediction ms",
         "idle MB",
+        "of it heap and stacks",
         &moderate,
         "full load, most, MB",
     ];
@@ -83,15 +85,17 @@ impl Figures {
         self.start_ms.push(begin.elapsed().as_secs_f64() * 1000.0);
         session.settle()?;
         thread::sleep(REST);
-        self.idle_mb.push(megabytes(contestant.memory()?));
+        let idle = contestant.memory()?;
+        self.idle_mb.push(megabytes(idle.total));
+        self.idle_anonymous_mb.push(megabytes(idle.anonymous));
 
         session.latency(effort.rate, effort.warm_up, effort.measured)?;
-        self.moderate_mb.push(megabytes(contestant.memory()?));
+        self.moderate_mb.push(megabytes(contestant.memory()?.total));
 
         let (mut most, end) = (0, Instant::now() + effort.measured);
         while Instant::now() < end {
             session.throughput(OUTSTANDING, Duration::ZERO, LOOK_EVERY, || {
-                most = contestant.memory()?.max(most);
+                most = contestant.memory()?.total.max(most);
                 Ok(())
             })?;
         }
@@ -104,6 +108,7 @@ impl Figures {
             name.to_owned(),
             spread(&self.start_ms),
             spread(&self.idle_mb),
+            spread(&self.idle_anonymous_mb),
             spread(&self.moderate_mb),
             spread(&self.full_mb),
         ]

@@ -9,17 +9,43 @@ use anyhow::Context as _;
 const TICK: Duration = Duration::from_millis(10);
 
 /// Proportional set size in bytes: shared pages count by the number of their users.
-pub(crate) fn pss(pid: u32) -> anyhow::Result<u64> {
-    let path = format!("/proc/{pid}/smaps_rollup");
-    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    let kib = text.lines().find_map(|line| {
-        line.strip_prefix("Pss:")?
-            .trim()
-            .strip_suffix(" kB")?
-            .parse::<u64>()
-            .ok()
-    });
-    Ok(kib.with_context(|| format!("no Pss in {path}"))? * 1024)
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Memory {
+    /// All of it.
+    pub(crate) total: u64,
+    /// Heap and stacks: what is left without the pages of program files, which the kernel can drop and read again.
+    pub(crate) anonymous: u64,
+}
+
+impl Memory {
+    /// What a process takes now.
+    pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
+        let path = format!("/proc/{pid}/smaps_rollup");
+        let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        let bytes = |key: &str| -> anyhow::Result<u64> {
+            let kib = text.lines().find_map(|line| {
+                line.strip_prefix(key)?
+                    .trim()
+                    .strip_suffix(" kB")?
+                    .parse::<u64>()
+                    .ok()
+            });
+            Ok(kib.with_context(|| format!("no {key} in {path}"))? * 1024)
+        };
+        Ok(Self {
+            total: bytes("Pss:")?,
+            anonymous: bytes("Pss_Anon:")?,
+        })
+    }
+}
+
+impl std::iter::Sum for Memory {
+    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
+        parts.fold(Self::default(), |sum, part| Self {
+            total: sum.total + part.total,
+            anonymous: sum.anonymous + part.anonymous,
+        })
+    }
 }
 
 /// Processor time in user and kernel mode, all threads together.

@@ -223,7 +223,10 @@ pub fn stored(node: &NodeView, stored: &Stored) -> Finding {
         missing.len()
     )];
     if let [first, .., last] | [first @ last] = missing[..] {
-        let waiting = node.reported.as_ref().map_or(0, |reported| reported.outbox.records);
+        let waiting = node
+            .reported
+            .as_ref()
+            .map_or(0, |reported| reported.outbox.records);
         measured.push(format!(
             "missing from {first} to {last}; the node says that {waiting} wait in its outbox"
         ));

@@ -21,7 +21,7 @@ mod restart;
 /// The demo's executable: agents check bundles with it, and it plays a coordinator that can be killed.
 const DEMO: &str = env!("CARGO_BIN_EXE_demo");
 /// Where the fleets of these tests meet, unless a test says otherwise.
-const MEETING: Meeting = Meeting::External; //TEMP
+const MEETING: Meeting = Meeting::Embedded;
 /// Readings until the first prediction.
 const WINDOW: usize = 24;
 

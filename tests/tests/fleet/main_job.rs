@@ -1,5 +1,6 @@
 //! The main job: readings in, predictions out, here and at the coordinator, with an error that is known an hour later.
 
+use anyhow::Context as _;
 use lamppost_models::message::Quality;
 use lamppost_tests::fleet::{NodePlan, Source};
 use lamppost_tests::mqtt::Subscriber;
@@ -70,7 +71,7 @@ async fn predict_and_know_the_error(meeting: Meeting) -> anyhow::Result<()> {
                 }
             })
             .await?;
-        let computed = wanted.mae().unwrap();
+        let computed = wanted.mae().context("an error over some labels")?;
         assert!(
             (mae - computed).abs() < 1e-6 * computed,
             "the edge reports {mae}, computed outside {computed}"

@@ -24,14 +24,28 @@ impl F32 {
         if spec.fields.is_empty() {
             return Err(SpecError::NoFields);
         }
-        let twice = spec.fields.iter().enumerate().find(|(at, field)| spec.fields[..*at].contains(field));
+        let twice = spec
+            .fields
+            .iter()
+            .enumerate()
+            .find(|(at, field)| spec.fields[..*at].contains(field));
         if let Some((_, field)) = twice {
-            return Err(SpecError::Twice { field: field.clone() });
+            return Err(SpecError::Twice {
+                field: field.clone(),
+            });
         }
         if spec.length == Some(0) {
-            return Err(SpecError::Size { what: "length = 0".to_owned(), bytes: 0, limit: u64::MAX });
+            return Err(SpecError::Size {
+                what: "length = 0".to_owned(),
+                bytes: 0,
+                limit: u64::MAX,
+            });
         }
-        Ok(Self { fields: spec.fields.clone(), length: spec.length, time: spec.time })
+        Ok(Self {
+            fields: spec.fields.clone(),
+            length: spec.length,
+            time: spec.time,
+        })
     }
 
     pub(super) fn fields(&self) -> impl Iterator<Item = &FieldName> {
@@ -47,7 +61,10 @@ impl F32 {
                 };
                 let ms = i64::from_le_bytes(*prefix);
                 let wanted = "milliseconds since 1970 within the years 0 to 9999";
-                let ts = Timestamp::from_ms(ms).map_err(|_| DecodeError::Time { value: ms.to_string(), wanted })?;
+                let ts = Timestamp::from_ms(ms).map_err(|_| DecodeError::Time {
+                    value: ms.to_string(),
+                    wanted,
+                })?;
                 (Some(ts), numbers)
             }
         };
@@ -60,9 +77,16 @@ impl F32 {
         let (numbers, _) = numbers.as_chunks::<NUMBER_BYTES>();
         let mut fields = BTreeMap::new();
         for (at, field) in self.fields.iter().enumerate() {
-            let vector: Vec<f32> = numbers.iter().skip(at).step_by(row).map(|bytes| f32::from_le_bytes(*bytes)).collect();
+            let vector: Vec<f32> = numbers
+                .iter()
+                .skip(at)
+                .step_by(row)
+                .map(|bytes| f32::from_le_bytes(*bytes))
+                .collect();
             if !vector.iter().all(|number| number.is_finite()) {
-                return Err(DecodeError::NotFinite { field: field.clone() });
+                return Err(DecodeError::NotFinite {
+                    field: field.clone(),
+                });
             }
             let value = match (self.length, vector.as_slice()) {
                 (Some(1), [number]) => Value::Number(f64::from(*number)),
@@ -80,10 +104,16 @@ impl F32 {
         };
         let row = self.fields.len() * NUMBER_BYTES;
         let wanted = match self.length {
-            Some(length) => format!("it must have {prefix}{} of numbers", length.saturating_mul(row)),
+            Some(length) => format!(
+                "it must have {prefix}{} of numbers",
+                length.saturating_mul(row)
+            ),
             None => format!("it must have {prefix}a multiple of {row} of numbers, at least one"),
         };
-        DecodeError::Length { bytes: payload.len(), wanted }
+        DecodeError::Length {
+            bytes: payload.len(),
+            wanted,
+        }
     }
 }
 
@@ -95,11 +125,20 @@ pub(super) struct Image {
 
 impl Image {
     pub(super) fn new(spec: &ImageSpec, limit: usize) -> Result<Self, SpecError> {
-        let bytes = spec.width.checked_mul(spec.height).and_then(|pixels| pixels.checked_mul(spec.channels));
+        let bytes = spec
+            .width
+            .checked_mul(spec.height)
+            .and_then(|pixels| pixels.checked_mul(spec.channels));
         match bytes {
-            Some(bytes) if (1..=limit).contains(&bytes) => Ok(Self { field: spec.field.clone(), bytes }),
+            Some(bytes) if (1..=limit).contains(&bytes) => Ok(Self {
+                field: spec.field.clone(),
+                bytes,
+            }),
             _ => Err(SpecError::Size {
-                what: format!("an image of {} x {} x {}", spec.width, spec.height, spec.channels),
+                what: format!(
+                    "an image of {} x {} x {}",
+                    spec.width, spec.height, spec.channels
+                ),
                 bytes: bytes.map_or(u64::MAX, |bytes| bytes as u64),
                 limit: limit as u64,
             }),
@@ -112,9 +151,15 @@ impl Image {
 
     pub(super) fn parts(&self, payload: &[u8]) -> Result<Parts, DecodeError> {
         if payload.len() != self.bytes {
-            return Err(DecodeError::Length { bytes: payload.len(), wanted: format!("the image has {}", self.bytes) });
+            return Err(DecodeError::Length {
+                bytes: payload.len(),
+                wanted: format!("the image has {}", self.bytes),
+            });
         }
         let pixels = payload.iter().map(|&byte| f32::from(byte)).collect();
-        Ok((None, BTreeMap::from([(self.field.clone(), Value::Vector(pixels))])))
+        Ok((
+            None,
+            BTreeMap::from([(self.field.clone(), Value::Vector(pixels))]),
+        ))
     }
 }

@@ -24,17 +24,28 @@ pub(super) struct Csv {
 impl Csv {
     pub(super) fn new(spec: &CsvSpec) -> Result<Self, SpecError> {
         if matches!(spec.delimiter, '"' | '\n' | '\r') {
-            return Err(SpecError::Delimiter { delimiter: spec.delimiter });
+            return Err(SpecError::Delimiter {
+                delimiter: spec.delimiter,
+            });
         }
         let place = |column: &Column| place(column, &spec.columns);
         let fields = Field::all(&spec.fields, &spec.optional, place)?;
-        if let Some(field) = fields.iter().find(|field| field.kind == Some(FieldKind::Vector)) {
+        if let Some(field) = fields
+            .iter()
+            .find(|field| field.kind == Some(FieldKind::Vector))
+        {
             let reason = "a cell is a number or a text, not a vector".to_owned();
-            return Err(SpecError::Field { field: field.name.clone(), reason });
+            return Err(SpecError::Field {
+                field: field.name.clone(),
+                reason,
+            });
         }
         Ok(Self {
             time: spec.time.as_ref().map(place).transpose()?,
-            clock: Clock { unit: spec.time_unit, zone: spec.zone.clone() },
+            clock: Clock {
+                unit: spec.time_unit,
+                zone: spec.zone.clone(),
+            },
             delimiter: spec.delimiter,
             cells: (!spec.columns.is_empty()).then_some(spec.columns.len()),
             fields,
@@ -49,9 +60,17 @@ impl Csv {
         let text = std::str::from_utf8(payload).map_err(|error| syntax(error.to_string()))?;
         let cells = split(text, self.delimiter)?;
         if let Some(wanted) = self.cells.filter(|&wanted| wanted != cells.len()) {
-            return Err(DecodeError::Cells { found: cells.len(), wanted });
+            return Err(DecodeError::Cells {
+                found: cells.len(),
+                wanted,
+            });
         }
-        let cell = |at: usize| cells.get(at).map(Cow::as_ref).filter(|cell| !cell.trim().is_empty());
+        let cell = |at: usize| {
+            cells
+                .get(at)
+                .map(Cow::as_ref)
+                .filter(|cell| !cell.trim().is_empty())
+        };
         let ts = match self.time {
             Some(at) => Some(self.clock.text(cell(at).ok_or(DecodeError::TimeMissing)?)?),
             None => None,
@@ -71,22 +90,35 @@ impl Csv {
 }
 
 fn place(column: &Column, columns: &[String]) -> Result<usize, SpecError> {
-    let unknown = |column: String| SpecError::UnknownColumn { column, columns: columns.to_vec() };
+    let unknown = |column: String| SpecError::UnknownColumn {
+        column,
+        columns: columns.to_vec(),
+    };
     match column {
         Column::Number(at) if columns.is_empty() || *at < columns.len() => Ok(*at),
         Column::Number(at) => Err(unknown(at.to_string())),
-        Column::Name(name) if columns.is_empty() => Err(SpecError::NoColumns { column: name.clone() }),
-        Column::Name(name) => columns.iter().position(|known| known == name).ok_or_else(|| unknown(name.clone())),
+        Column::Name(name) if columns.is_empty() => Err(SpecError::NoColumns {
+            column: name.clone(),
+        }),
+        Column::Name(name) => columns
+            .iter()
+            .position(|known| known == name)
+            .ok_or_else(|| unknown(name.clone())),
     }
 }
 
 fn syntax(detail: String) -> DecodeError {
-    DecodeError::Syntax { format: "CSV line", detail }
+    DecodeError::Syntax {
+        format: "CSV line",
+        detail,
+    }
 }
 
 /// Splits a line at its delimiters; one line break at its end is not part of it.
 fn split(text: &str, delimiter: char) -> Result<Vec<Cow<'_, str>>, DecodeError> {
-    let mut rest = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+    let mut rest = text
+        .strip_suffix('\n')
+        .map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
     let mut cells = Vec::new();
     loop {
         let (cell, after) = match rest.strip_prefix('"') {
@@ -97,7 +129,12 @@ fn split(text: &str, delimiter: char) -> Result<Vec<Cow<'_, str>>, DecodeError> 
         match after.strip_prefix(delimiter) {
             Some(next) => rest = next,
             None if after.is_empty() => return Ok(cells),
-            None => return Err(syntax(format!("cell {} goes on after its closing quote", cells.len() - 1))),
+            None => {
+                return Err(syntax(format!(
+                    "cell {} goes on after its closing quote",
+                    cells.len() - 1
+                )));
+            }
         }
     }
 }
@@ -108,7 +145,9 @@ fn plain_cell(rest: &str, delimiter: char) -> Result<(Cow<'_, str>, &str), Decod
         return Err(syntax("more than one line".to_owned()));
     }
     if cell.contains('"') {
-        return Err(syntax("a quote within a cell that does not start with one".to_owned()));
+        return Err(syntax(
+            "a quote within a cell that does not start with one".to_owned(),
+        ));
     }
     Ok((Cow::Borrowed(cell), after))
 }

@@ -133,7 +133,9 @@ pub enum SpecError {
         field: FieldName,
     },
     /// Not a JSON pointer.
-    #[error("{pointer:?} is no JSON pointer: start with '/', such as \"/temp\" or \"/data/0/temp\"")]
+    #[error(
+        "{pointer:?} is no JSON pointer: start with '/', such as \"/temp\" or \"/data/0/temp\""
+    )]
     Pointer {
         /// The text.
         pointer: String,
@@ -147,7 +149,9 @@ pub enum SpecError {
         columns: Vec<String>,
     },
     /// A column by name without a header.
-    #[error("column {column:?} is a name, but no columns are configured: add columns = [..], or use its number from 0")]
+    #[error(
+        "column {column:?} is a name, but no columns are configured: add columns = [..], or use its number from 0"
+    )]
     NoColumns {
         /// The column.
         column: String,

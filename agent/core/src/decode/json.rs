@@ -25,16 +25,25 @@ struct Pointer(Vec<String>);
 impl Pointer {
     fn new(text: &str) -> Result<Self, SpecError> {
         let Some(rest) = text.strip_prefix('/') else {
-            return Err(SpecError::Pointer { pointer: text.to_owned() });
+            return Err(SpecError::Pointer {
+                pointer: text.to_owned(),
+            });
         };
-        Ok(Self(rest.split('/').map(|token| token.replace("~1", "/").replace("~0", "~")).collect()))
+        Ok(Self(
+            rest.split('/')
+                .map(|token| token.replace("~1", "/").replace("~0", "~"))
+                .collect(),
+        ))
     }
 
     /// What it points to; null counts as nothing.
     fn find<'a>(&self, document: &'a Node) -> Option<&'a Node> {
         let found = self.0.iter().try_fold(document, |at, token| match at {
             Node::Object(members) => members.get(token),
-            Node::Array(elements) => token.parse::<usize>().ok().and_then(|index| elements.get(index)),
+            Node::Array(elements) => token
+                .parse::<usize>()
+                .ok()
+                .and_then(|index| elements.get(index)),
             Node::Null | Node::Bool(_) | Node::Number(_) | Node::String(_) => None,
         });
         found.filter(|value| !value.is_null())
@@ -45,7 +54,10 @@ impl Json {
     pub(super) fn new(spec: &JsonSpec) -> Result<Self, SpecError> {
         Ok(Self {
             time: spec.time.as_deref().map(Pointer::new).transpose()?,
-            clock: Clock { unit: spec.time_unit, zone: spec.zone.clone() },
+            clock: Clock {
+                unit: spec.time_unit,
+                zone: spec.zone.clone(),
+            },
             fields: Field::all(&spec.fields, &spec.optional, |at| Pointer::new(at))?,
         })
     }
@@ -55,10 +67,15 @@ impl Json {
     }
 
     pub(super) fn parts(&self, payload: &[u8]) -> Result<Parts, DecodeError> {
-        let document: Node = serde_json::from_slice(payload)
-            .map_err(|error| DecodeError::Syntax { format: "JSON", detail: error.to_string() })?;
+        let document: Node =
+            serde_json::from_slice(payload).map_err(|error| DecodeError::Syntax {
+                format: "JSON",
+                detail: error.to_string(),
+            })?;
         let ts = match &self.time {
-            Some(pointer) => Some(self.instant(pointer.find(&document).ok_or(DecodeError::TimeMissing)?)?),
+            Some(pointer) => {
+                Some(self.instant(pointer.find(&document).ok_or(DecodeError::TimeMissing)?)?)
+            }
             None => None,
         };
         let mut fields = BTreeMap::new();
@@ -81,7 +98,9 @@ impl Json {
                 Some(number) => self.clock.number(number),
                 None => Err(self.clock.refuse(&number.to_string())),
             },
-            Node::Null | Node::Bool(_) | Node::Array(_) | Node::Object(_) => Err(self.clock.refuse(shown(found))),
+            Node::Null | Node::Bool(_) | Node::Array(_) | Node::Object(_) => {
+                Err(self.clock.refuse(shown(found)))
+            }
         }
     }
 }
@@ -89,7 +108,9 @@ impl Json {
 fn value(field: &Field<Pointer>, found: &Node) -> Result<Value, DecodeError> {
     match (field.kind, found) {
         (None | Some(FieldKind::Number), Node::Number(number)) => {
-            let number = number.as_f64().ok_or_else(|| DecodeError::NotFinite { field: field.name.clone() })?;
+            let number = number.as_f64().ok_or_else(|| DecodeError::NotFinite {
+                field: field.name.clone(),
+            })?;
             Ok(Value::Number(field.convert(number)?))
         }
         (None | Some(FieldKind::Number), Node::Bool(truth)) => {
@@ -100,21 +121,28 @@ fn value(field: &Field<Pointer>, found: &Node) -> Result<Value, DecodeError> {
         (None | Some(FieldKind::Vector), Node::Array(elements)) => {
             let numbers = elements.iter().map(|element| match element.as_f64() {
                 Some(number) => field.convert_f32(number),
-                None => Err(field.not(format!("an array with {}", shown(element)), "an array of numbers")),
+                None => Err(field.not(
+                    format!("an array with {}", shown(element)),
+                    "an array of numbers",
+                )),
             });
             Ok(Value::Vector(numbers.collect::<Result<_, _>>()?))
         }
         (Some(FieldKind::Number), other) => Err(field.not(described(other), "a number")),
         (Some(FieldKind::Text), other) => Err(field.not(described(other), "a text")),
         (Some(FieldKind::Vector), other) => Err(field.not(described(other), "an array of numbers")),
-        (None, other) => Err(field.not(described(other), "a number, a text or an array of numbers")),
+        (None, other) => {
+            Err(field.not(described(other), "a number, a text or an array of numbers"))
+        }
     }
 }
 
 fn described(found: &Node) -> String {
     match found {
         Node::String(text) => format!("the text {:?}", cut(text)),
-        Node::Null | Node::Bool(_) | Node::Number(_) | Node::Array(_) | Node::Object(_) => shown(found).to_owned(),
+        Node::Null | Node::Bool(_) | Node::Number(_) | Node::Array(_) | Node::Object(_) => {
+            shown(found).to_owned()
+        }
     }
 }
 

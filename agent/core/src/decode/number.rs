@@ -40,13 +40,26 @@ impl<A> Field<A> {
             return Err(SpecError::NoFields);
         }
         if let Some(field) = optional.iter().find(|field| !specs.contains_key(*field)) {
-            return Err(SpecError::UnknownOptional { field: field.clone() });
+            return Err(SpecError::UnknownOptional {
+                field: field.clone(),
+            });
         }
-        specs.iter().map(|(name, spec)| Self::new(name, spec, place(&spec.at)?, optional.contains(name))).collect()
+        specs
+            .iter()
+            .map(|(name, spec)| Self::new(name, spec, place(&spec.at)?, optional.contains(name)))
+            .collect()
     }
 
-    fn new<B>(name: &FieldName, spec: &FieldSpec<B>, at: A, optional: bool) -> Result<Self, SpecError> {
-        let refuse = |reason: String| SpecError::Field { field: name.clone(), reason };
+    fn new<B>(
+        name: &FieldName,
+        spec: &FieldSpec<B>,
+        at: A,
+        optional: bool,
+    ) -> Result<Self, SpecError> {
+        let refuse = |reason: String| SpecError::Field {
+            field: name.clone(),
+            reason,
+        };
         let given = [spec.scale, spec.offset, spec.min, spec.max];
         if spec.kind == Some(FieldKind::Text) && given.iter().any(Option::is_some) {
             return Err(refuse("a text has no scale, offset, min or max".to_owned()));
@@ -65,10 +78,15 @@ impl<A> Field<A> {
             max: spec.max.unwrap_or(f64::INFINITY),
         };
         if field.scale == 0.0 {
-            return Err(refuse("a scale of 0 makes every reading the same".to_owned()));
+            return Err(refuse(
+                "a scale of 0 makes every reading the same".to_owned(),
+            ));
         }
         if field.min > field.max {
-            return Err(refuse(format!("min {} is above max {}", field.min, field.max)));
+            return Err(refuse(format!(
+                "min {} is above max {}",
+                field.min, field.max
+            )));
         }
         Ok(field)
     }
@@ -77,19 +95,35 @@ impl<A> Field<A> {
     pub(super) fn convert(&self, number: f64) -> Result<f64, DecodeError> {
         let value = number * self.scale + self.offset;
         if !value.is_finite() {
-            return Err(DecodeError::NotFinite { field: self.name.clone() });
+            return Err(DecodeError::NotFinite {
+                field: self.name.clone(),
+            });
         }
         if value < self.min || value > self.max {
-            return Err(DecodeError::Range { field: self.name.clone(), value, min: self.min, max: self.max });
+            return Err(DecodeError::Range {
+                field: self.name.clone(),
+                value,
+                min: self.min,
+                max: self.max,
+            });
         }
         Ok(value)
     }
 
     /// The same for an element of a vector.
     pub(super) fn convert_f32(&self, number: f64) -> Result<f32, DecodeError> {
-        #[expect(clippy::cast_possible_truncation, reason = "vectors are f32; what does not fit becomes infinite")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "vectors are f32; what does not fit becomes infinite"
+        )]
         let value = self.convert(number)? as f32;
-        if value.is_finite() { Ok(value) } else { Err(DecodeError::NotFinite { field: self.name.clone() }) }
+        if value.is_finite() {
+            Ok(value)
+        } else {
+            Err(DecodeError::NotFinite {
+                field: self.name.clone(),
+            })
+        }
     }
 
     /// Reads a number from text.
@@ -101,11 +135,17 @@ impl<A> Field<A> {
     }
 
     pub(super) fn not(&self, found: String, wanted: &'static str) -> DecodeError {
-        DecodeError::Kind { field: self.name.clone(), found, wanted }
+        DecodeError::Kind {
+            field: self.name.clone(),
+            found,
+            wanted,
+        }
     }
 
     pub(super) fn missing(&self) -> DecodeError {
-        DecodeError::Missing { field: self.name.clone() }
+        DecodeError::Missing {
+            field: self.name.clone(),
+        }
     }
 }
 
@@ -119,14 +159,19 @@ pub(super) struct Clock {
 impl Clock {
     pub(super) const fn wanted(&self) -> &'static str {
         match self.unit {
-            TimeUnit::Text => "a date and time in RFC 3339 such as 2026-11-24T08:00:00Z (for a number set time_unit to s or ms)",
+            TimeUnit::Text => {
+                "a date and time in RFC 3339 such as 2026-11-24T08:00:00Z (for a number set time_unit to s or ms)"
+            }
             TimeUnit::S => "a number of seconds since 1970",
             TimeUnit::Ms => "a number of milliseconds since 1970",
         }
     }
 
     pub(super) fn refuse(&self, value: &str) -> DecodeError {
-        DecodeError::Time { value: cut(value), wanted: self.wanted() }
+        DecodeError::Time {
+            value: cut(value),
+            wanted: self.wanted(),
+        }
     }
 
     pub(super) fn text(&self, text: &str) -> Result<Timestamp, DecodeError> {

@@ -190,7 +190,14 @@ pub struct FieldSpec<A> {
 impl<A> FieldSpec<A> {
     /// A field that is taken as it comes.
     pub const fn at(at: A) -> Self {
-        Self { at, kind: None, scale: None, offset: None, min: None, max: None }
+        Self {
+            at,
+            kind: None,
+            scale: None,
+            offset: None,
+            min: None,
+            max: None,
+        }
     }
 }
 
@@ -242,7 +249,21 @@ impl<'de, A: Deserialize<'de>> Visitor<'de> for PlaceOrTable<A> {
     }
 
     fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Self::Value, M::Error> {
-        let Table { at, kind, scale, offset, min, max } = Table::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(FieldSpec { at, kind, scale, offset, min, max })
+        let Table {
+            at,
+            kind,
+            scale,
+            offset,
+            min,
+            max,
+        } = Table::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(FieldSpec {
+            at,
+            kind,
+            scale,
+            offset,
+            min,
+            max,
+        })
     }
 }

@@ -48,7 +48,9 @@ pub enum LabelSpecError {
     #[error("a label comes from either a stream or a source: set one of them")]
     StreamOrSource,
     /// Steps on a topic that has no order.
-    #[error("ahead counts the readings of a stream: a source's labels go by their time, leave ahead out")]
+    #[error(
+        "ahead counts the readings of a stream: a source's labels go by their time, leave ahead out"
+    )]
     AheadOfSource,
     /// A number that cannot be.
     #[error("{key} is {value}, it must be 1 to {max}")]
@@ -135,8 +137,14 @@ impl TryFrom<RawLabel> for LabelSpec {
             (None, Some(source)) => LabelFrom::Source(source),
             (Some(_), Some(_)) | (None, None) => return Err(LabelSpecError::StreamOrSource),
         };
-        let limits = [("ahead", raw.ahead.unwrap_or(1), AHEAD_MAX), ("pending_max", raw.pending_max, PENDING_MAX)];
-        if let Some(&(key, value, max)) = limits.iter().find(|(_, value, max)| !(1..=*max).contains(value)) {
+        let limits = [
+            ("ahead", raw.ahead.unwrap_or(1), AHEAD_MAX),
+            ("pending_max", raw.pending_max, PENDING_MAX),
+        ];
+        if let Some(&(key, value, max)) = limits
+            .iter()
+            .find(|(_, value, max)| !(1..=*max).contains(value))
+        {
             return Err(LabelSpecError::Number { key, value, max });
         }
         Ok(Self {

@@ -30,16 +30,30 @@ pub(super) struct Tallies(Vec<(Digest, Tally)>);
 
 #[derive(Clone, Copy, Debug)]
 enum Tally {
-    Error { labels: u64, absolute: f64, squared: f64 },
-    Accuracy { labels: u64, right: u64 },
+    Error {
+        labels: u64,
+        absolute: f64,
+        squared: f64,
+    },
+    Accuracy {
+        labels: u64,
+        right: u64,
+    },
 }
 
 impl Tallies {
     pub(super) fn add(&mut self, digest: Digest, compared: Compared) {
         let known = self.0.iter().position(|(known, _)| *known == digest);
         let fresh = match compared {
-            Compared::Error(_) => Tally::Error { labels: 0, absolute: 0.0, squared: 0.0 },
-            Compared::Same(_) => Tally::Accuracy { labels: 0, right: 0 },
+            Compared::Error(_) => Tally::Error {
+                labels: 0,
+                absolute: 0.0,
+                squared: 0.0,
+            },
+            Compared::Same(_) => Tally::Accuracy {
+                labels: 0,
+                right: 0,
+            },
         };
         let mut tally = known.map_or(fresh, |at| self.0.remove(at).1);
         tally.add(compared);
@@ -50,14 +64,24 @@ impl Tallies {
     }
 
     pub(super) fn quality(&self, digest: &Digest) -> Option<Quality> {
-        self.0.iter().find(|(known, _)| known == digest).map(|(_, tally)| tally.quality())
+        self.0
+            .iter()
+            .find(|(known, _)| known == digest)
+            .map(|(_, tally)| tally.quality())
     }
 }
 
 impl Tally {
     fn add(&mut self, compared: Compared) {
         match (self, compared) {
-            (Self::Error { labels, absolute, squared }, Compared::Error(error)) => {
+            (
+                Self::Error {
+                    labels,
+                    absolute,
+                    squared,
+                },
+                Compared::Error(error),
+            ) => {
                 *labels += 1;
                 *absolute += error.abs();
                 *squared += error * error;
@@ -67,17 +91,29 @@ impl Tally {
                 *right += u64::from(same);
             }
             // A bundle predicts values or classes, not both; its manifest says which.
-            (Self::Error { .. }, Compared::Same(_)) | (Self::Accuracy { .. }, Compared::Error(_)) => {}
+            (Self::Error { .. }, Compared::Same(_))
+            | (Self::Accuracy { .. }, Compared::Error(_)) => {}
         }
     }
 
     fn quality(&self) -> Quality {
         match *self {
-            Self::Error { labels, absolute, squared } => {
+            Self::Error {
+                labels,
+                absolute,
+                squared,
+            } => {
                 let n = labels as f64;
-                Quality::Error { labels, mae: absolute / n, rmse: (squared / n).sqrt() }
+                Quality::Error {
+                    labels,
+                    mae: absolute / n,
+                    rmse: (squared / n).sqrt(),
+                }
             }
-            Self::Accuracy { labels, right } => Quality::Accuracy { labels, accuracy: right as f64 / labels as f64 },
+            Self::Accuracy { labels, right } => Quality::Accuracy {
+                labels,
+                accuracy: right as f64 / labels as f64,
+            },
         }
     }
 }

@@ -21,8 +21,17 @@ fn digest(name: &str) -> Digest {
 }
 
 fn prediction(ts: i64, target: Option<i64>, said: Label) -> Predicted {
-    let id = PredictionId { boot: BootId::from_u64(1), number: ts.cast_unsigned() };
-    Predicted { id, ts: at(ts), target_ts: target.map(at), digest: digest("v1"), said }
+    let id = PredictionId {
+        boot: BootId::from_u64(1),
+        number: ts.cast_unsigned(),
+    };
+    Predicted {
+        id,
+        ts: at(ts),
+        target_ts: target.map(at),
+        digest: digest("v1"),
+        said,
+    }
 }
 
 impl Bench {
@@ -30,28 +39,46 @@ impl Bench {
         spec["stream"] = json!("s");
         spec["field"] = json!("x");
         let spec: LabelSpec = serde_json::from_value(spec).unwrap();
-        Self { join: LabelJoin::new(&spec), joined: Vec::new() }
+        Self {
+            join: LabelJoin::new(&spec),
+            joined: Vec::new(),
+        }
     }
 
     fn note(&mut self, joined: &Joined) {
-        let Compared::Error(error) = joined.compared else { panic!("{joined:?} compares values") };
-        self.joined.push((joined.predicted.id.number, joined.label_ts.as_ms() / 1000, error));
+        let Compared::Error(error) = joined.compared else {
+            panic!("{joined:?} compares values")
+        };
+        self.joined.push((
+            joined.predicted.id.number,
+            joined.label_ts.as_ms() / 1000,
+            error,
+        ));
     }
 
     fn predict(&mut self, ts: i64, target: Option<i64>, said: f64) {
-        if let Some(joined) = self.join.predicted(prediction(ts, target, Label::Value(said)), NOW) {
+        if let Some(joined) = self
+            .join
+            .predicted(prediction(ts, target, Label::Value(said)), NOW)
+        {
             self.note(&joined);
         }
     }
 
     fn label(&mut self, ts: i64, value: f64) {
         let mut all = Vec::new();
-        self.join.label(at(ts), Some(&Value::Number(value)), |joined| all.push(joined));
-        all.iter().for_each(|joined| self.note(joined));
+        self.join
+            .label(at(ts), Some(&Value::Number(value)), |joined| {
+                all.push(joined);
+            });
+        for joined in &all {
+            self.note(joined);
+        }
     }
 
     fn no_label(&mut self, ts: i64) {
-        self.join.label(at(ts), None, |joined| panic!("{joined:?} has no label"));
+        self.join
+            .label(at(ts), None, |joined| panic!("{joined:?} has no label"));
     }
 
     #[track_caller]
@@ -63,7 +90,10 @@ impl Bench {
     #[track_caller]
     fn expect_counts(&self, joined: u64, unlabelled: u64, pending: usize) {
         let counts = self.join.counts();
-        assert_eq!((counts.joined, counts.unlabelled, self.join.pending()), (joined, unlabelled, pending));
+        assert_eq!(
+            (counts.joined, counts.unlabelled, self.join.pending()),
+            (joined, unlabelled, pending)
+        );
     }
 }
 
@@ -195,8 +225,22 @@ fn quality_is_summed_up_by_bundle() {
     assert_eq!(bench.join.predicted(other, NOW), None);
     bench.label(3, 1.0);
     let rmse = (25.0_f64 / 2.0).sqrt();
-    assert_eq!(bench.join.quality(&digest("v1")), Some(Quality::Error { labels: 2, mae: 3.5, rmse }));
-    assert_eq!(bench.join.quality(&digest("v2")), Some(Quality::Error { labels: 1, mae: 0.0, rmse: 0.0 }));
+    assert_eq!(
+        bench.join.quality(&digest("v1")),
+        Some(Quality::Error {
+            labels: 2,
+            mae: 3.5,
+            rmse
+        })
+    );
+    assert_eq!(
+        bench.join.quality(&digest("v2")),
+        Some(Quality::Error {
+            labels: 1,
+            mae: 0.0,
+            rmse: 0.0
+        })
+    );
     assert_eq!(bench.join.quality(&digest("v3")), None);
 }
 
@@ -205,17 +249,53 @@ fn classes_are_right_or_wrong_and_nothing_else_is_compared() {
     let mut bench = Bench::new(json!({}));
     let mut right = Vec::new();
     for (ts, class) in [(1, "low"), (2, "high"), (3, "low")] {
-        assert_eq!(bench.join.predicted(prediction(ts, None, Label::Class("low".to_owned())), NOW), None);
-        bench.join.label(at(ts), Some(&Value::Text(class.to_owned())), |joined| right.push(joined.compared));
+        assert_eq!(
+            bench
+                .join
+                .predicted(prediction(ts, None, Label::Class("low".to_owned())), NOW),
+            None
+        );
+        bench
+            .join
+            .label(at(ts), Some(&Value::Text(class.to_owned())), |joined| {
+                right.push(joined.compared);
+            });
     }
-    assert_eq!(right, [Compared::Same(true), Compared::Same(false), Compared::Same(true)]);
+    assert_eq!(
+        right,
+        [
+            Compared::Same(true),
+            Compared::Same(false),
+            Compared::Same(true)
+        ]
+    );
     let accuracy = 2.0 / 3.0;
-    assert_eq!(bench.join.quality(&digest("v1")), Some(Quality::Accuracy { labels: 3, accuracy }));
-    assert_eq!(bench.join.predicted(prediction(4, None, Label::Class("low".to_owned())), NOW), None);
+    assert_eq!(
+        bench.join.quality(&digest("v1")),
+        Some(Quality::Accuracy {
+            labels: 3,
+            accuracy
+        })
+    );
+    assert_eq!(
+        bench
+            .join
+            .predicted(prediction(4, None, Label::Class("low".to_owned())), NOW),
+        None
+    );
     bench.label(4, 1.0);
     assert_eq!(bench.join.counts().mismatched, 1);
-    assert_eq!(bench.join.predicted(prediction(5, None, Label::Value(1.0)), NOW), None);
-    bench.join.label(at(5), Some(&Value::Vector(vec![1.0])), |joined| panic!("{joined:?}"));
+    assert_eq!(
+        bench
+            .join
+            .predicted(prediction(5, None, Label::Value(1.0)), NOW),
+        None
+    );
+    bench
+        .join
+        .label(at(5), Some(&Value::Vector(vec![1.0])), |joined| {
+            panic!("{joined:?}")
+        });
     assert_eq!(bench.join.counts().unlabelled, 1);
 }
 
@@ -224,19 +304,46 @@ fn a_configuration_that_cannot_be_is_refused() {
     let source = json!({"topic": "t", "decode": "json", "time": "/t", "fields": {"x": "/x"}});
     for (spec, wanted) in [
         (json!({"field": "x"}), "set one of them"),
-        (json!({"field": "x", "stream": "s", "source": source}), "set one of them"),
-        (json!({"field": "x", "source": source, "ahead": 1}), "leave ahead out"),
-        (json!({"field": "x", "stream": "s", "ahead": 0}), "ahead is 0"),
-        (json!({"field": "x", "stream": "s", "ahead": 1001}), "ahead is 1001"),
-        (json!({"field": "x", "stream": "s", "pending_max": 0}), "pending_max is 0"),
-        (json!({"field": "x", "stream": "s", "age": "long"}), "is no duration"),
-        (json!({"field": "x", "stream": "s", "after": 1}), "unknown field `after`"),
+        (
+            json!({"field": "x", "stream": "s", "source": source}),
+            "set one of them",
+        ),
+        (
+            json!({"field": "x", "source": source, "ahead": 1}),
+            "leave ahead out",
+        ),
+        (
+            json!({"field": "x", "stream": "s", "ahead": 0}),
+            "ahead is 0",
+        ),
+        (
+            json!({"field": "x", "stream": "s", "ahead": 1001}),
+            "ahead is 1001",
+        ),
+        (
+            json!({"field": "x", "stream": "s", "pending_max": 0}),
+            "pending_max is 0",
+        ),
+        (
+            json!({"field": "x", "stream": "s", "age": "long"}),
+            "is no duration",
+        ),
+        (
+            json!({"field": "x", "stream": "s", "after": 1}),
+            "unknown field `after`",
+        ),
         (json!({"stream": "s"}), "missing field `field`"),
     ] {
-        let found = serde_json::from_value::<LabelSpec>(spec.clone()).unwrap_err().to_string();
-        assert!(found.contains(wanted), "{spec}: {found:?} should say {wanted:?}");
+        let found = serde_json::from_value::<LabelSpec>(spec.clone())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            found.contains(wanted),
+            "{spec}: {found:?} should say {wanted:?}"
+        );
     }
-    let read: LabelSpec = serde_json::from_value(json!({"field": "x", "source": source, "tolerance": "1m"})).unwrap();
+    let read: LabelSpec =
+        serde_json::from_value(json!({"field": "x", "source": source, "tolerance": "1m"})).unwrap();
     let written = serde_json::to_value(&read).unwrap();
     assert_eq!(serde_json::from_value::<LabelSpec>(written).unwrap(), read);
 }

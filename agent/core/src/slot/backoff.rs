@@ -15,12 +15,20 @@ pub struct Backoff {
 impl Backoff {
     /// Two seconds to five minutes: a thousand nodes that lost a server ask it some seven times a second in all.
     pub const fn new(seed: u64) -> Self {
-        Self { first: Duration::from_secs(2), max: Duration::from_mins(5), seed }
+        Self {
+            first: Duration::from_secs(2),
+            max: Duration::from_mins(5),
+            seed,
+        }
     }
 
     /// The wait after failure number `tries`, from 1: half of the doubled time is certain, the other half is chance.
     pub fn delay(&self, tries: u32) -> Duration {
-        let doubled = self.first.saturating_mul(1_u32.checked_shl(tries.saturating_sub(1)).unwrap_or(u32::MAX));
+        let doubled = self.first.saturating_mul(
+            1_u32
+                .checked_shl(tries.saturating_sub(1))
+                .unwrap_or(u32::MAX),
+        );
         let full = doubled.min(self.max);
         let chance = mix(self.seed.wrapping_add(u64::from(tries)));
         // The upper 53 bits are a number in 0..1 that f64 holds exactly.
@@ -31,7 +39,9 @@ impl Backoff {
 
 /// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
 const fn mix(seed: u64) -> u64 {
-    let z = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = seed
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
@@ -47,7 +57,10 @@ mod tests {
         for tries in 1..100 {
             let doubled = Duration::from_secs(2_u64.saturating_pow(tries)).min(backoff.max);
             let delay = backoff.delay(tries);
-            assert!(delay >= doubled / 2 && delay <= doubled, "try {tries}: {delay:?} of {doubled:?}");
+            assert!(
+                delay >= doubled / 2 && delay <= doubled,
+                "try {tries}: {delay:?} of {doubled:?}"
+            );
         }
         assert_ne!(Backoff::new(7).delay(3), Backoff::new(8).delay(3));
         assert_ne!(backoff.delay(50), backoff.delay(51));

@@ -1,12 +1,9 @@
-//! The transitions: inputs change the draft or the progress of a trial, and [`SlotMachine::reconcile`] alone says what
-//! follows from what is on disk.
-
-use lamppost_models::bundle::BUNDLE_BYTES_MAX;
+//! What inputs do: they change the draft of the record or the progress of a trial, and then let the slot go on.
 
 use super::{
-    ActivateFailure, BundleRef, CheckOutcome, DETAIL_CHARS_MAX, Digest, Effect, FetchFailure, GroupId, Held, Input, ModelName,
-    Quarantined, Release, ReleaseRefusal, Remembered, Running, Saving, SlotMachine, SlotRecord, SlotSetup, Taken, Timestamp,
-    Trial, VecDeque, Verdict,
+    ActivateFailure, CheckOutcome, DETAIL_CHARS_MAX, Digest, Effect, FetchFailure, GroupId, Held,
+    Input, ModelName, Quarantined, Release, ReleaseRefusal, Remembered, Running, Saving,
+    SlotMachine, SlotRecord, SlotSetup, Taken, Timestamp, Trial, VecDeque, Verdict,
 };
 
 impl SlotMachine {
@@ -15,7 +12,9 @@ impl SlotMachine {
         let saved = saved.unwrap_or_else(|| SlotRecord::new(setup.model.clone()));
         let mut draft = saved.clone();
         // The streams may have changed since, and another version of the agent may be able to run it.
-        draft.quarantine.retain(|entry| entry.verdict != Verdict::Unsuitable && entry.agent == setup.agent);
+        draft
+            .quarantine
+            .retain(|entry| entry.verdict != Verdict::Unsuitable && entry.agent == setup.agent);
         let mut machine = Self {
             setup,
             saved,
@@ -25,14 +24,18 @@ impl SlotMachine {
             trial: Trial::None,
             unopened: None,
             effects: VecDeque::new(),
-            kept: Vec::new(),
+            kept: None,
         };
         let active = machine.draft.active_digest();
         match machine.setup.factory.clone() {
             // Without a release the factory bundle is what is wanted, and it may be another one than last time.
             Some(factory) if machine.decisive().is_none() && Some(factory.digest) != active => {
                 if machine.draft.quarantined(&factory.digest).is_none() {
-                    machine.promote(Held { bundle: factory, since: now, proven: false });
+                    machine.promote(Held {
+                        bundle: factory,
+                        since: now,
+                        proven: false,
+                    });
                 }
             }
             Some(_) | None => {}
@@ -55,7 +58,13 @@ impl SlotMachine {
         release: &Release,
         now: Timestamp,
     ) -> Result<Taken, ReleaseRefusal> {
-        let Release { group, model, sequence, expires_at, .. } = release;
+        let Release {
+            group,
+            model,
+            sequence,
+            expires_at,
+            ..
+        } = release;
         let sequence = *sequence;
         if group != topic_group || model != topic_model || *model != self.setup.model {
             return Err(ReleaseRefusal::WrongTopic {
@@ -66,11 +75,16 @@ impl SlotMachine {
             });
         }
         if !self.setup.groups.contains(group) {
-            return Err(ReleaseRefusal::OtherGroup { group: group.clone() });
+            return Err(ReleaseRefusal::OtherGroup {
+                group: group.clone(),
+            });
         }
         if let Some(known) = self.draft.releases.get(group) {
             if sequence < known.sequence {
-                return Err(ReleaseRefusal::Stale { sequence, known: known.sequence });
+                return Err(ReleaseRefusal::Stale {
+                    sequence,
+                    known: known.sequence,
+                });
             }
             if sequence == known.sequence {
                 let same = known.stable == release.stable && known.issued_at == release.issued_at;
@@ -84,7 +98,11 @@ impl SlotMachine {
             }
         }
         if now >= *expires_at {
-            return Err(ReleaseRefusal::Expired { sequence, expires_at: *expires_at, now });
+            return Err(ReleaseRefusal::Expired {
+                sequence,
+                expires_at: *expires_at,
+                now,
+            });
         }
         self.draft.remember(release, &self.setup.groups);
         self.go_on();
@@ -98,7 +116,11 @@ impl SlotMachine {
             Input::SaveFailed => self.save_failed(),
             Input::Received { digest, received } => self.received(digest, received),
             Input::Fetched { digest } => self.fetched(digest),
-            Input::FetchFailed { digest, failure, detail } => {
+            Input::FetchFailed {
+                digest,
+                failure,
+                detail,
+            } => {
                 let verdict = match failure {
                     FetchFailure::Unavailable => Verdict::Unavailable,
                     FetchFailure::DigestMismatch => Verdict::DigestMismatch,
@@ -107,9 +129,15 @@ impl SlotMachine {
             }
             Input::Checked { digest, outcome } => self.checked(digest, outcome, now),
             Input::Activated { digest } => self.activated(digest),
-            Input::ActivateFailed { digest, failure, detail } => self.activate_failed(digest, failure, &detail, now),
+            Input::ActivateFailed {
+                digest,
+                failure,
+                detail,
+            } => self.activate_failed(digest, failure, &detail, now),
             Input::InferenceWorked { digest } => self.inference_worked(digest),
-            Input::InferenceFailed { digest, detail } => self.inference_failed(digest, &detail, now),
+            Input::InferenceFailed { digest, detail } => {
+                self.inference_failed(digest, &detail, now);
+            }
             Input::Retry => self.retry(),
         }
         self.go_on();
@@ -123,7 +151,10 @@ impl SlotMachine {
     /// The bundles whose files, whole or in part, must stay on disk.
     pub fn keeps(&self) -> Vec<Digest> {
         let records = [&self.saved, &self.draft];
-        let held = records.iter().flat_map(|record| [&record.active, &record.previous]).flatten();
+        let held = records
+            .iter()
+            .flat_map(|record| [&record.active, &record.previous])
+            .flatten();
         let running = match &self.running {
             Running::Nothing => [None, None],
             Running::Opening { now, next } => [now.as_ref(), Some(next)],
@@ -136,8 +167,11 @@ impl SlotMachine {
             | Trial::Passed { bundle } => Some(bundle.digest),
             Trial::None | Trial::Refused { .. } => None,
         };
-        let mut keeps: Vec<Digest> =
-            held.chain(running.into_iter().flatten()).map(|held| held.bundle.digest).chain(trial).collect();
+        let mut keeps: Vec<Digest> = held
+            .chain(running.into_iter().flatten())
+            .map(|held| held.bundle.digest)
+            .chain(trial)
+            .collect();
         keeps.sort_unstable();
         keeps.dedup();
         keeps
@@ -159,148 +193,50 @@ impl SlotMachine {
 
     /// The release that decides: that of the first of the node's groups that has one.
     pub(super) fn decisive(&self) -> Option<&Remembered> {
-        self.setup.groups.iter().find_map(|group| self.saved.releases.get(group))
-    }
-
-    fn go_on(&mut self) {
-        if self.draft != self.saved
-            && let Saving::Idle = self.saving {
-                self.save(1);
-            }
-        self.reconcile();
-    }
-
-    fn save(&mut self, tries: u32) {
-        self.draft.generation = self.saved.generation.saturating_add(1);
-        self.effects.push_back(Effect::Save(self.draft.clone()));
-        self.saving = Saving::Writing { record: Box::new(self.draft.clone()), tries };
-    }
-
-    fn saved(&mut self) {
-        match std::mem::replace(&mut self.saving, Saving::Idle) {
-            Saving::Writing { record, .. } => {
-                self.draft.generation = record.generation;
-                if record.active_digest() != self.saved.active_digest() {
-                    self.unopened = None;
-                }
-                self.saved = *record;
-            }
-            // Nobody asked for it.
-            other @ (Saving::Idle | Saving::Waiting { .. }) => self.saving = other,
-        }
-    }
-
-    fn save_failed(&mut self) {
-        if let Saving::Writing { tries, .. } = self.saving {
-            self.saving = Saving::Waiting { tries };
-            self.effects.push_back(Effect::RetryAfter(self.setup.backoff.delay(tries)));
-        }
-    }
-
-    /// Says what follows from what is on disk. It changes nothing that is on disk, so that it may be called at any time.
-    fn reconcile(&mut self) {
-        self.reconcile_running();
-        self.reconcile_trial();
-        let keeps = self.keeps();
-        if keeps != self.kept {
-            // What is kept anew is not there yet; only what is not kept any more is a reason to delete.
-            if self.kept.is_empty() || self.kept.iter().any(|digest| !keeps.contains(digest)) {
-                self.effects.push_back(Effect::Sweep);
-            }
-            self.kept = keeps;
-        }
-    }
-
-    fn reconcile_running(&mut self) {
-        if self.runs().is_some_and(|held| self.saved.quarantined(&held.bundle.digest).is_some()) {
-            self.effects.push_back(Effect::Deactivate);
-            self.running = Running::Nothing;
-        }
-        if self.unopened.is_some() && self.unopened == self.saved.active_digest() {
-            return;
-        }
-        let next = match (&self.running, &self.saved.active) {
-            (Running::Opening { next, .. }, Some(active)) if next.bundle.digest == active.bundle.digest => return,
-            (Running::Runs { held, .. }, Some(active)) if held.bundle.digest == active.bundle.digest => return,
-            (Running::Nothing, None) => return,
-            (_, next) => next.clone(),
-        };
-        let now = self.runs().cloned();
-        if let Some(next) = next {
-            self.effects.push_back(Effect::Activate(next.bundle.clone()));
-            self.running = Running::Opening { now, next };
-        } else {
-            self.effects.push_back(Effect::Deactivate);
-            self.running = Running::Nothing;
-        }
-    }
-
-    fn reconcile_trial(&mut self) {
-        let wanted = self.decisive().map(|remembered| remembered.stable.clone());
-        let wanted = wanted.filter(|wanted| Some(wanted.digest) != self.saved.active_digest());
-        let under_way = self.under_way();
-        if let Some(digest) = under_way {
-            let passed = matches!(self.trial, Trial::Passed { .. });
-            if wanted.as_ref().is_some_and(|wanted| wanted.digest == digest) {
-                return;
-            }
-            if !passed {
-                self.effects.push_back(Effect::Cancel(digest));
-            }
-        }
-        let Some(bundle) = wanted else {
-            self.trial = Trial::None;
-            return;
-        };
-        if let Some(entry) = self.draft.quarantined(&bundle.digest) {
-            self.trial = Trial::Refused { bundle, verdict: entry.verdict, detail: entry.detail.clone() };
-        } else if bundle.bytes > BUNDLE_BYTES_MAX {
-            let detail = format!("the release names {} bytes, the limit is {BUNDLE_BYTES_MAX}", bundle.bytes);
-            self.trial = Trial::Refused { bundle, verdict: Verdict::Unusable, detail };
-        } else {
-            self.fetch(bundle, 0);
-        }
-    }
-
-    /// The bundle on trial, unless the trial is over.
-    fn under_way(&self) -> Option<Digest> {
-        match &self.trial {
-            Trial::Fetching { bundle, .. }
-            | Trial::Checking { bundle, .. }
-            | Trial::Waiting { bundle, .. }
-            | Trial::Passed { bundle } => Some(bundle.digest),
-            Trial::None | Trial::Refused { .. } => None,
-        }
-    }
-
-    fn fetch(&mut self, bundle: BundleRef, tries: u32) {
-        self.effects.push_back(Effect::Fetch(bundle.clone()));
-        self.trial = Trial::Fetching { bundle, received: 0, tries };
+        self.setup
+            .groups
+            .iter()
+            .find_map(|group| self.saved.releases.get(group))
     }
 
     fn received(&mut self, digest: Digest, bytes: u64) {
-        if let Trial::Fetching { bundle, received, .. } = &mut self.trial
-            && bundle.digest == digest {
-                *received = bytes.min(bundle.bytes);
-            }
+        if let Trial::Fetching {
+            bundle, received, ..
+        } = &mut self.trial
+            && bundle.digest == digest
+        {
+            *received = bytes.min(bundle.bytes);
+        }
     }
 
     fn fetched(&mut self, digest: Digest) {
         if let Trial::Fetching { bundle, tries, .. } = &self.trial
-            && bundle.digest == digest {
-                self.effects.push_back(Effect::Check(bundle.clone()));
-                self.trial = Trial::Checking { bundle: bundle.clone(), tries: *tries };
-            }
+            && bundle.digest == digest
+        {
+            self.effects.push_back(Effect::Check(bundle.clone()));
+            self.trial = Trial::Checking {
+                bundle: bundle.clone(),
+                tries: *tries,
+            };
+        }
     }
 
     /// The trial waits and is then taken up again from the start: what is on disk already is not fetched twice.
     fn wait(&mut self, digest: Digest, verdict: Verdict, detail: &str) {
-        if let Trial::Fetching { bundle, tries, .. } | Trial::Checking { bundle, tries } = &self.trial
-            && bundle.digest == digest {
-                let tries = tries.saturating_add(1);
-                self.effects.push_back(Effect::RetryAfter(self.setup.backoff.delay(tries)));
-                self.trial = Trial::Waiting { bundle: bundle.clone(), verdict, detail: cut(detail), tries };
-            }
+        if let Trial::Fetching { bundle, tries, .. } | Trial::Checking { bundle, tries } =
+            &self.trial
+            && bundle.digest == digest
+        {
+            let tries = tries.saturating_add(1);
+            self.effects
+                .push_back(Effect::RetryAfter(self.setup.backoff.delay(tries)));
+            self.trial = Trial::Waiting {
+                bundle: bundle.clone(),
+                verdict,
+                detail: cut(detail),
+                tries,
+            };
+        }
     }
 
     fn checked(&mut self, digest: Digest, outcome: CheckOutcome, now: Timestamp) {
@@ -315,12 +251,22 @@ impl SlotMachine {
         };
         match outcome {
             CheckOutcome::Passed => {
-                self.trial = Trial::Passed { bundle: bundle.clone() };
-                self.promote(Held { bundle, since: now, proven: false });
+                self.trial = Trial::Passed {
+                    bundle: bundle.clone(),
+                };
+                self.promote(Held {
+                    bundle,
+                    since: now,
+                    proven: false,
+                });
             }
             CheckOutcome::Refused { verdict, detail } => {
                 self.quarantine(digest, verdict, &detail, now);
-                self.trial = Trial::Refused { bundle, verdict, detail: cut(&detail) };
+                self.trial = Trial::Refused {
+                    bundle,
+                    verdict,
+                    detail: cut(&detail),
+                };
             }
             CheckOutcome::Undecided { detail } | CheckOutcome::Damaged { detail } => {
                 self.wait(digest, Verdict::Unavailable, &detail);
@@ -332,7 +278,11 @@ impl SlotMachine {
     /// good, not one that did not get so far as to show it.
     fn promote(&mut self, held: Held) {
         let digest = held.bundle.digest;
-        let keep = self.draft.previous.as_ref().is_some_and(|previous| previous.bundle.digest != digest);
+        let keep = self
+            .draft
+            .previous
+            .as_ref()
+            .is_some_and(|previous| previous.bundle.digest != digest);
         if let Some(replaced) = self.draft.active.replace(held)
             && (replaced.proven || !keep)
         {
@@ -342,13 +292,25 @@ impl SlotMachine {
 
     fn activated(&mut self, digest: Digest) {
         if let Running::Opening { next, .. } = &self.running
-            && next.bundle.digest == digest {
-                self.running = Running::Runs { held: next.clone(), failures: 0 };
-            }
+            && next.bundle.digest == digest
+        {
+            self.running = Running::Runs {
+                held: next.clone(),
+                failures: 0,
+            };
+        }
     }
 
-    fn activate_failed(&mut self, digest: Digest, failure: ActivateFailure, detail: &str, now: Timestamp) {
-        let Running::Opening { now: before, next } = &self.running else { return };
+    fn activate_failed(
+        &mut self,
+        digest: Digest,
+        failure: ActivateFailure,
+        detail: &str,
+        now: Timestamp,
+    ) {
+        let Running::Opening { now: before, next } = &self.running else {
+            return;
+        };
         if next.bundle.digest != digest {
             return;
         }
@@ -367,18 +329,27 @@ impl SlotMachine {
 
     fn inference_worked(&mut self, digest: Digest) {
         if let Running::Runs { held, .. } = &mut self.running
-            && held.bundle.digest == digest {
+            && held.bundle.digest == digest
+        {
+            held.proven = true;
+            // It may have been replaced in the draft already.
+            let SlotRecord {
+                active, previous, ..
+            } = &mut self.draft;
+            for held in [active, previous]
+                .into_iter()
+                .flatten()
+                .filter(|held| held.bundle.digest == digest)
+            {
                 held.proven = true;
-                // It may have been replaced in the draft already.
-                let SlotRecord { active, previous, .. } = &mut self.draft;
-                for held in [active, previous].into_iter().flatten().filter(|held| held.bundle.digest == digest) {
-                    held.proven = true;
-                }
             }
+        }
     }
 
     fn inference_failed(&mut self, digest: Digest, detail: &str, now: Timestamp) {
-        let Running::Runs { held, failures } = &mut self.running else { return };
+        let Running::Runs { held, failures } = &mut self.running else {
+            return;
+        };
         if held.bundle.digest != digest || held.proven {
             return;
         }
@@ -401,14 +372,28 @@ impl SlotMachine {
     }
 
     fn quarantine(&mut self, digest: Digest, verdict: Verdict, detail: &str, now: Timestamp) {
-        let entry = Quarantined { digest, verdict, detail: cut(detail), at: now, agent: self.setup.agent.clone() };
+        let entry = Quarantined {
+            digest,
+            verdict,
+            detail: cut(detail),
+            at: now,
+            agent: self.setup.agent.clone(),
+        };
         self.draft.put_in_quarantine(entry);
     }
 
     /// Fills the active slot, whose bundle is gone, with the one before or else with the factory bundle.
     fn fall_back(&mut self, gone: Option<Digest>, now: Timestamp) {
-        let previous = self.draft.previous.take().map(|held| Held { since: now, ..held });
-        let factory = self.setup.factory.clone().map(|bundle| Held { bundle, since: now, proven: false });
+        let previous = self
+            .draft
+            .previous
+            .take()
+            .map(|held| Held { since: now, ..held });
+        let factory = self.setup.factory.clone().map(|bundle| Held {
+            bundle,
+            since: now,
+            proven: false,
+        });
         self.draft.active = previous.into_iter().chain(factory).find(|held| {
             let digest = held.bundle.digest;
             Some(digest) != gone && self.draft.quarantined(&digest).is_none()

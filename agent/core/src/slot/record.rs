@@ -106,7 +106,11 @@ impl SlotRecord {
 
     pub(super) fn remember(&mut self, release: &Release, groups: &[GroupId]) {
         if self.releases.len() >= GROUPS_MAX && !self.releases.contains_key(&release.group) {
-            let foreign = self.releases.keys().find(|group| !groups.contains(group)).cloned();
+            let foreign = self
+                .releases
+                .keys()
+                .find(|group| !groups.contains(group))
+                .cloned();
             if let Some(foreign) = foreign {
                 self.releases.remove(&foreign);
             }

@@ -17,7 +17,11 @@ const FACTORY: u64 = 5;
 #[derive(Clone, Debug)]
 enum Event {
     /// A release of some group with some number and bundle.
-    Release { canary: bool, sequence: u64, bundle: u64 },
+    Release {
+        canary: bool,
+        sequence: u64,
+        bundle: u64,
+    },
     /// A job comes to its end; which one, and whether the world was kind to it.
     Job { which: usize, kind: bool },
     /// An inference, as the bundle makes it.
@@ -47,7 +51,9 @@ struct World {
 }
 
 fn number_of(digest: &Digest) -> u64 {
-    (0..=FACTORY).find(|number| super::tests::digest(*number) == *digest).unwrap()
+    (0..=FACTORY)
+        .find(|number| super::tests::digest(*number) == *digest)
+        .unwrap()
 }
 
 fn is_good(digest: &Digest) -> bool {
@@ -80,7 +86,12 @@ impl World {
                 Effect::Save(record) => self.save(record),
                 Effect::Cancel(digest) => self.jobs.retain(|job| match job {
                     Effect::Fetch(bundle) | Effect::Check(bundle) => bundle.digest != digest,
-                    _ => true,
+                    Effect::Save(_)
+                    | Effect::Cancel(_)
+                    | Effect::Activate(_)
+                    | Effect::Deactivate
+                    | Effect::Sweep
+                    | Effect::RetryAfter(_) => true,
                 }),
                 Effect::Activate(_) | Effect::Deactivate => {
                     self.jobs.retain(|job| !matches!(job, Effect::Activate(_)));
@@ -106,16 +117,30 @@ impl World {
             self.check_record(&record);
             self.disk = Some(record);
         }
-        let input = if written.is_none() { Input::Saved } else { Input::SaveFailed };
+        let input = if written.is_none() {
+            Input::Saved
+        } else {
+            Input::SaveFailed
+        };
         self.machine.handle(input, self.now);
     }
 
     fn check_record(&self, record: &SlotRecord) {
         let Some(before) = &self.disk else { return };
-        assert!(record.generation >= before.generation, "a record's generation grows");
+        assert!(
+            record.generation >= before.generation,
+            "a record's generation grows"
+        );
         for (group, known) in &before.releases {
-            let sequence = record.releases.get(group).map(|remembered| remembered.sequence);
-            assert!(sequence >= Some(known.sequence), "{group} went back from {} to {sequence:?}", known.sequence);
+            let sequence = record
+                .releases
+                .get(group)
+                .map(|remembered| remembered.sequence);
+            assert!(
+                sequence >= Some(known.sequence),
+                "{group} went back from {} to {sequence:?}",
+                known.sequence
+            );
         }
     }
 
@@ -130,14 +155,19 @@ impl World {
                 self.files.insert(digest);
                 Input::Fetched { digest }
             }
-            Effect::Fetch(BundleRef { digest, .. }) => {
-                Input::FetchFailed { digest, failure: FetchFailure::Unavailable, detail }
-            }
+            Effect::Fetch(BundleRef { digest, .. }) => Input::FetchFailed {
+                digest,
+                failure: FetchFailure::Unavailable,
+                detail,
+            },
             Effect::Check(BundleRef { digest, .. }) => {
                 let outcome = match number_of(&digest) {
                     _ if !kind => CheckOutcome::Undecided { detail },
                     _ if !self.files.contains(&digest) => CheckOutcome::Damaged { detail },
-                    FAILS_CHECK => CheckOutcome::Refused { verdict: Verdict::Unusable, detail },
+                    FAILS_CHECK => CheckOutcome::Refused {
+                        verdict: Verdict::Unusable,
+                        detail,
+                    },
                     _ => CheckOutcome::Passed,
                 };
                 if outcome == CheckOutcome::Passed {
@@ -146,17 +176,32 @@ impl World {
                 Input::Checked { digest, outcome }
             }
             Effect::Activate(BundleRef { digest, .. }) => {
-                let here = self.files.contains(&digest) || (self.factory && number_of(&digest) == FACTORY);
+                let here =
+                    self.files.contains(&digest) || (self.factory && number_of(&digest) == FACTORY);
                 if !here {
-                    Input::ActivateFailed { digest, failure: ActivateFailure::Damaged, detail }
+                    Input::ActivateFailed {
+                        digest,
+                        failure: ActivateFailure::Damaged,
+                        detail,
+                    }
                 } else if number_of(&digest) == FAILS_OPENING {
-                    Input::ActivateFailed { digest, failure: ActivateFailure::Refused(Verdict::Unusable), detail }
+                    Input::ActivateFailed {
+                        digest,
+                        failure: ActivateFailure::Refused(Verdict::Unusable),
+                        detail,
+                    }
                 } else {
                     self.cell = Some(digest);
                     Input::Activated { digest }
                 }
             }
-            other => panic!("{other:?} is no job"),
+            Effect::Save(_)
+            | Effect::Cancel(_)
+            | Effect::Deactivate
+            | Effect::Sweep
+            | Effect::RetryAfter(_) => {
+                panic!("{job:?} is no job")
+            }
         };
         self.machine.handle(input, self.now);
     }
@@ -164,13 +209,20 @@ impl World {
     fn crash(&mut self) {
         self.jobs.clear();
         self.cell = None;
-        self.machine = SlotMachine::start(setup(self.factory.then_some(FACTORY)), self.disk.clone(), self.now);
+        self.machine = SlotMachine::start(
+            setup(self.factory.then_some(FACTORY)),
+            self.disk.clone(),
+            self.now,
+        );
     }
 
     fn inference(&mut self) {
         let Some(digest) = self.cell else { return };
         let input = if number_of(&digest) == FAILS_INFERENCE {
-            Input::InferenceFailed { digest, detail: "as always".to_owned() }
+            Input::InferenceFailed {
+                digest,
+                detail: "as always".to_owned(),
+            }
         } else {
             Input::InferenceWorked { digest }
         };
@@ -180,14 +232,24 @@ impl World {
     fn event(&mut self, event: &Event) {
         self.now = self.now.offset_ms(1);
         match *event {
-            Event::Release { canary, sequence, bundle } => {
+            Event::Release {
+                canary,
+                sequence,
+                bundle,
+            } => {
                 let group = if canary { "canary" } else { "all" }.parse().unwrap();
                 let mut release = release(&group, sequence, bundle);
                 release.expires_at = self.now.offset_ms(1);
-                let known = self.disk.as_ref().and_then(|disk| disk.releases.get(&group).cloned());
+                let known = self
+                    .disk
+                    .as_ref()
+                    .and_then(|disk| disk.releases.get(&group).cloned());
                 let taken = self.machine.release(&group, &model(), &release, self.now);
                 if taken == Ok(Taken::New) {
-                    assert!(known.is_none_or(|known| known.sequence < release.sequence), "an older release was taken in");
+                    assert!(
+                        known.is_none_or(|known| known.sequence < release.sequence),
+                        "an older release was taken in"
+                    );
                 }
             }
             Event::Job { which, kind } => self.job(which, kind),
@@ -195,7 +257,12 @@ impl World {
             Event::Retry => self.machine.handle(Input::Retry, self.now),
             Event::Crash => self.crash(),
             Event::Damage { which } => {
-                if let Some(lost) = self.files.iter().nth(which % self.files.len().max(1)).copied() {
+                if let Some(lost) = self
+                    .files
+                    .iter()
+                    .nth(which % self.files.len().max(1))
+                    .copied()
+                {
                     self.files.remove(&lost);
                     self.was_good = false;
                 }
@@ -207,17 +274,44 @@ impl World {
     }
 
     fn check(&mut self) {
-        let proven = self.machine.record().active.iter().find(|active| active.proven);
+        let proven = self
+            .machine
+            .record()
+            .active
+            .iter()
+            .find(|active| active.proven);
         self.was_good |= proven.is_some_and(|held| self.files.contains(&held.bundle.digest));
         if let Some(cell) = &self.cell {
-            assert!(self.checked.contains(cell), "bundle {} runs unchecked", number_of(cell));
+            assert!(
+                self.checked.contains(cell),
+                "bundle {} runs unchecked",
+                number_of(cell)
+            );
             let quarantined = self.machine.record().quarantined(cell);
-            assert!(quarantined.is_none(), "bundle {} runs in quarantine", number_of(cell));
+            assert!(
+                quarantined.is_none(),
+                "bundle {} runs in quarantine",
+                number_of(cell)
+            );
         }
-        assert_eq!(self.machine.report().active.map(|active| active.digest), self.cell, "the report says what runs");
-        let opening = self.jobs.iter().any(|job| matches!(job, Effect::Activate(_)));
-        assert!(!self.was_good || self.cell.is_some() || opening, "a good bundle ran, and now none does");
-        assert!(self.jobs.len() <= 2, "one trial and one activation at a time: {:?}", self.jobs);
+        assert_eq!(
+            self.machine.report().active.map(|active| active.digest),
+            self.cell,
+            "the report says what runs"
+        );
+        let opening = self
+            .jobs
+            .iter()
+            .any(|job| matches!(job, Effect::Activate(_)));
+        assert!(
+            !self.was_good || self.cell.is_some() || opening,
+            "a good bundle ran, and now none does"
+        );
+        assert!(
+            self.jobs.len() <= 2,
+            "one trial and one activation at a time: {:?}",
+            self.jobs
+        );
     }
 
     /// From here on the world is kind: the node must come to what it should run.
@@ -226,24 +320,47 @@ impl World {
         for _ in 0..100 {
             self.event(&Event::Retry);
             while !self.jobs.is_empty() {
-                self.event(&Event::Job { which: 0, kind: true });
+                self.event(&Event::Job {
+                    which: 0,
+                    kind: true,
+                });
             }
             self.event(&Event::Inference);
         }
         let record = self.machine.record();
         let groups = setup(None).groups;
-        let wanted = groups.iter().find_map(|group| record.releases.get(group)).map(|release| release.stable.digest);
+        let wanted = groups
+            .iter()
+            .find_map(|group| record.releases.get(group))
+            .map(|release| release.stable.digest);
         match wanted {
-            Some(wanted) if is_good(&wanted) => assert_eq!(self.cell, Some(wanted), "the wanted bundle runs"),
+            Some(wanted) if is_good(&wanted) => {
+                assert_eq!(self.cell, Some(wanted), "the wanted bundle runs");
+            }
             Some(wanted) => {
-                assert!(record.quarantined(&wanted).is_some(), "bundle {} was found out", number_of(&wanted));
+                assert!(
+                    record.quarantined(&wanted).is_some(),
+                    "bundle {} was found out",
+                    number_of(&wanted)
+                );
                 assert!(self.cell != Some(wanted));
             }
             None => assert_eq!(self.cell, self.factory.then_some(digest(FACTORY))),
         }
-        assert_eq!(self.disk.as_ref().map_or(0, |disk| disk.generation), record.generation, "all is on the disk");
-        let held = [&record.active, &record.previous].into_iter().flatten().count();
-        assert!(self.files.len() <= held, "{} files for {held} bundles", self.files.len());
+        assert_eq!(
+            self.disk.as_ref().map_or(0, |disk| disk.generation),
+            record.generation,
+            "all is on the disk"
+        );
+        let held = [&record.active, &record.previous]
+            .into_iter()
+            .flatten()
+            .count();
+        assert!(
+            self.files.len() <= held,
+            "{} files for {held} bundles",
+            self.files.len()
+        );
     }
 }
 
@@ -275,6 +392,39 @@ proptest! {
 
 #[test]
 fn the_worlds_bundles_are_all_different() {
-    let all: BTreeMap<Digest, u64> = (0..=FACTORY).map(|number| (bundle(number).digest, number)).collect();
+    let all: BTreeMap<Digest, u64> = (0..=FACTORY)
+        .map(|number| (bundle(number).digest, number))
+        .collect();
     assert_eq!(all.len(), 6);
+}
+/// A crash between the rollback and the deletion of its bundle left the file behind for ever.
+#[test]
+fn a_start_deletes_what_nothing_names_any_more() {
+    let mut world = World::new(false);
+    let job = Event::Job {
+        which: 0,
+        kind: true,
+    };
+    let release = Event::Release {
+        canary: false,
+        sequence: 0,
+        bundle: FAILS_INFERENCE,
+    };
+    let before = [release, job.clone(), job.clone(), job];
+    let rollback = [
+        Event::Inference,
+        Event::Inference,
+        Event::DiskFails { written: true },
+        Event::Inference,
+    ];
+    for event in before.iter().chain(&rollback) {
+        world.event(event);
+    }
+    assert_eq!(
+        world.files.len(),
+        1,
+        "the file is there until it is known that the record is"
+    );
+    world.event(&Event::Crash);
+    assert_eq!(world.files.len(), 0);
 }

@@ -14,7 +14,10 @@ pub(super) struct Ring {
 
 impl Ring {
     pub(super) const fn new() -> Self {
-        Self { readings: Vec::new(), start: 0 }
+        Self {
+            readings: Vec::new(),
+            start: 0,
+        }
     }
 
     /// Adds a reading, and drops the oldest when there are more than `count_max`.

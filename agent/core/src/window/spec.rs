@@ -91,13 +91,17 @@ pub enum WindowSpecError {
         max: Duration,
     },
     /// A hop of the wrong kind.
-    #[error("hop is {found}: a window by count hops by readings, such as hop = 1, one by duration by time, such as hop = \"10m\"")]
+    #[error(
+        "hop is {found}: a window by count hops by readings, such as hop = 1, one by duration by time, such as hop = \"10m\""
+    )]
     Hop {
         /// What it is.
         found: String,
     },
     /// Too many windows at once.
-    #[error("duration {duration:?} over hop {hop:?} puts a reading into {overlap} windows, the limit is {OVERLAP_MAX}: take a longer hop")]
+    #[error(
+        "duration {duration:?} over hop {hop:?} puts a reading into {overlap} windows, the limit is {OVERLAP_MAX}: take a longer hop"
+    )]
     Overlap {
         /// The duration.
         duration: Duration,
@@ -132,7 +136,11 @@ impl WindowSpec {
         check_span("hop", hop, Duration::from_millis(1))?;
         let overlap = duration.as_millis().div_ceil(hop.as_millis());
         if overlap > OVERLAP_MAX {
-            return Err(WindowSpecError::Overlap { duration, hop, overlap });
+            return Err(WindowSpecError::Overlap {
+                duration,
+                hop,
+                overlap,
+            });
         }
         Ok(Self::with(Cut::Time { duration, hop }))
     }
@@ -152,9 +160,16 @@ impl WindowSpec {
     /// [`WindowSpecError`] when it is 0 or too large.
     pub fn with_reorder_max(self, reorder_max: usize) -> Result<Self, WindowSpecError> {
         if (1..=REORDER_MAX).contains(&reorder_max) {
-            Ok(Self { reorder_max, ..self })
+            Ok(Self {
+                reorder_max,
+                ..self
+            })
         } else {
-            Err(WindowSpecError::Count { key: "reorder_max", value: reorder_max, max: REORDER_MAX })
+            Err(WindowSpecError::Count {
+                key: "reorder_max",
+                value: reorder_max,
+                max: REORDER_MAX,
+            })
         }
     }
 
@@ -166,7 +181,12 @@ impl WindowSpec {
     }
 
     const fn with(cut: Cut) -> Self {
-        Self { cut, lateness: Duration::ZERO, reorder_max: REORDER_DEFAULT, duplicates: Duplicates::Drop }
+        Self {
+            cut,
+            lateness: Duration::ZERO,
+            reorder_max: REORDER_DEFAULT,
+            duplicates: Duplicates::Drop,
+        }
     }
 
     /// Where a window begins and ends.
@@ -195,7 +215,12 @@ fn check_span(key: &'static str, value: Duration, min: Duration) -> Result<(), W
     if whole && (min..=SPAN_MAX).contains(&value) {
         Ok(())
     } else {
-        Err(WindowSpecError::Span { key, value, min, max: SPAN_MAX })
+        Err(WindowSpecError::Span {
+            key,
+            value,
+            min,
+            max: SPAN_MAX,
+        })
     }
 }
 
@@ -222,7 +247,10 @@ struct RawWindow {
 struct RawSpan(#[serde(with = "span")] Duration);
 
 #[derive(Serialize, Deserialize)]
-#[serde(untagged, expecting = "hop must be a number of readings such as 1, or a time such as \"10m\"")]
+#[serde(
+    untagged,
+    expecting = "hop must be a number of readings such as 1, or a time such as \"10m\""
+)]
 enum RawHop {
     Readings(usize),
     Time(RawSpan),
@@ -240,16 +268,26 @@ impl TryFrom<RawWindow> for WindowSpec {
             (Some(count), None, None) => Self::by_count(count, 1)?,
             (Some(count), None, Some(RawHop::Readings(hop))) => Self::by_count(count, hop)?,
             (None, Some(RawSpan(duration)), None) => Self::by_time(duration, duration)?,
-            (None, Some(RawSpan(duration)), Some(RawHop::Time(RawSpan(hop)))) => Self::by_time(duration, hop)?,
+            (None, Some(RawSpan(duration)), Some(RawHop::Time(RawSpan(hop)))) => {
+                Self::by_time(duration, hop)?
+            }
             (Some(_), None, Some(RawHop::Time(RawSpan(hop)))) => {
-                return Err(WindowSpecError::Hop { found: format!("{hop:?}") });
+                return Err(WindowSpecError::Hop {
+                    found: format!("{hop:?}"),
+                });
             }
             (None, Some(_), Some(RawHop::Readings(hop))) => {
-                return Err(WindowSpecError::Hop { found: format!("{hop} readings") });
+                return Err(WindowSpecError::Hop {
+                    found: format!("{hop} readings"),
+                });
             }
-            (Some(_), Some(_), _) | (None, None, _) => return Err(WindowSpecError::CountOrDuration),
+            (Some(_), Some(_), _) | (None, None, _) => {
+                return Err(WindowSpecError::CountOrDuration);
+            }
         };
-        let spec = spec.with_lateness(raw.lateness)?.with_reorder_max(raw.reorder_max)?;
+        let spec = spec
+            .with_lateness(raw.lateness)?
+            .with_reorder_max(raw.reorder_max)?;
         Ok(spec.with_duplicates(raw.duplicates))
     }
 }
@@ -258,7 +296,9 @@ impl From<WindowSpec> for RawWindow {
     fn from(spec: WindowSpec) -> Self {
         let (count, duration, hop) = match spec.cut {
             Cut::Count { count, hop } => (Some(count), None, RawHop::Readings(hop)),
-            Cut::Time { duration, hop } => (None, Some(RawSpan(duration)), RawHop::Time(RawSpan(hop))),
+            Cut::Time { duration, hop } => {
+                (None, Some(RawSpan(duration)), RawHop::Time(RawSpan(hop)))
+            }
         };
         Self {
             count,

@@ -14,7 +14,10 @@ struct Bench {
 }
 
 fn reading(at_s: i64) -> Reading {
-    Reading { ts: Timestamp::EPOCH.offset_ms(at_s * 1000), fields: BTreeMap::new() }
+    Reading {
+        ts: Timestamp::EPOCH.offset_ms(at_s * 1000),
+        fields: BTreeMap::new(),
+    }
 }
 
 fn seconds(reading: &Reading) -> i64 {
@@ -24,23 +27,39 @@ fn seconds(reading: &Reading) -> i64 {
 impl Bench {
     fn new(spec: serde_json::Value) -> Self {
         let spec: WindowSpec = serde_json::from_value(spec).unwrap();
-        Self { windower: Windower::new(&spec), readings: Vec::new(), windows: Vec::new() }
+        Self {
+            windower: Windower::new(&spec),
+            readings: Vec::new(),
+            windows: Vec::new(),
+        }
     }
 
     fn collect(readings: &mut Vec<i64>, windows: &mut Vec<Vec<i64>>, passed: &Passed<'_>) {
         match passed {
             Passed::Reading(reading) => readings.push(seconds(reading)),
-            Passed::Window(window) => windows.push(window.iter().map(|reading| seconds(reading)).collect()),
+            Passed::Window(window) => {
+                windows.push(window.iter().map(|reading| seconds(reading)).collect());
+            }
         }
     }
 
     fn event(&mut self, at_s: i64) -> Taken {
-        let Self { windower, readings, windows } = self;
-        windower.push(reading(at_s), |passed| Self::collect(readings, windows, &passed))
+        let Self {
+            windower,
+            readings,
+            windows,
+        } = self;
+        windower.push(reading(at_s), |passed| {
+            Self::collect(readings, windows, &passed);
+        })
     }
 
     fn flush(&mut self) {
-        let Self { windower, readings, windows } = self;
+        let Self {
+            windower,
+            readings,
+            windows,
+        } = self;
         windower.flush(|passed| Self::collect(readings, windows, &passed));
     }
 
@@ -117,7 +136,11 @@ fn readings_within_the_lateness_take_their_place() {
     bench.events(&[14, 20]);
     assert_eq!(bench.readings, [10, 11, 12, 13, 14]);
     bench.expect_windows(&[&[11, 12], &[12, 13], &[13, 14]]);
-    let counts = WindowCounts { late: 1, duplicate: 2, ..WindowCounts::default() };
+    let counts = WindowCounts {
+        late: 1,
+        duplicate: 2,
+        ..WindowCounts::default()
+    };
     assert_eq!(bench.windower.counts(), counts);
     assert_eq!(bench.windower.waiting(), 2);
     bench.flush();
@@ -155,7 +178,14 @@ fn when_too_many_wait_the_oldest_pass_early_and_none_is_lost() {
     bench.events(&[16, 13]);
     bench.expect_windows(&[&[10], &[12]]);
     assert_eq!(bench.event(11), Taken::Late);
-    assert_eq!(bench.windower.counts(), WindowCounts { late: 1, hurried: 2, ..WindowCounts::default() });
+    assert_eq!(
+        bench.windower.counts(),
+        WindowCounts {
+            late: 1,
+            hurried: 2,
+            ..WindowCounts::default()
+        }
+    );
     bench.flush();
     bench.expect_windows(&[&[13], &[14], &[16]]);
 }
@@ -165,9 +195,12 @@ fn a_window_by_time_that_holds_too_many_loses_the_oldest_and_counts_them() {
     let spec: WindowSpec = serde_json::from_value(json!({"duration": "1day"})).unwrap();
     let mut windower = Windower::new(&spec);
     let mut windows = Vec::new();
-    let total = spec::TIME_WINDOW_COUNT_MAX as i64 + 10;
+    let total = i64::try_from(spec::TIME_WINDOW_COUNT_MAX).unwrap() + 10;
     for ms in (0..total).chain([86_400_000]) {
-        let reading = Reading { ts: Timestamp::EPOCH.offset_ms(ms), fields: BTreeMap::new() };
+        let reading = Reading {
+            ts: Timestamp::EPOCH.offset_ms(ms),
+            fields: BTreeMap::new(),
+        };
         let taken = windower.push(reading, |passed| {
             if let Passed::Window(window) = passed {
                 windows.push((window[0].ts.as_ms(), window.len()));
@@ -188,10 +221,16 @@ fn a_configuration_that_cannot_be_is_refused() {
         (json!({"count": 65_537}), "count is 65537"),
         (json!({"count": 2, "hop": 0}), "hop is 0"),
         (json!({"count": 2, "hop": "1s"}), "one by duration by time"),
-        (json!({"duration": "1s", "hop": 2}), "a window by count hops by readings"),
+        (
+            json!({"duration": "1s", "hop": 2}),
+            "a window by count hops by readings",
+        ),
         (json!({"duration": "0s"}), "duration is 0ns"),
         (json!({"duration": "1us"}), "whole milliseconds"),
-        (json!({"duration": "1day", "hop": "1s"}), "take a longer hop"),
+        (
+            json!({"duration": "1day", "hop": "1s"}),
+            "take a longer hop",
+        ),
         (json!({"duration": "2years"}), "duration is"),
         (json!({"duration": 10}), "string"),
         (json!({"duration": "ten"}), "is no duration"),
@@ -200,8 +239,13 @@ fn a_configuration_that_cannot_be_is_refused() {
         (json!({"count": 2, "stride": 1}), "unknown field `stride`"),
         (json!({"count": 2, "hop": -1}), "hop must be"),
     ] {
-        let found = serde_json::from_value::<WindowSpec>(spec.clone()).unwrap_err().to_string();
-        assert!(found.contains(wanted), "{spec}: {found:?} should say {wanted:?}");
+        let found = serde_json::from_value::<WindowSpec>(spec.clone())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            found.contains(wanted),
+            "{spec}: {found:?} should say {wanted:?}"
+        );
     }
 }
 
@@ -231,16 +275,27 @@ fn oracle(cut: Cut, lateness: i64, events: &[i64]) -> (Vec<i64>, Vec<Vec<i64>>, 
     }
     let sorted: Vec<i64> = kept.into_iter().collect();
     let windows = match cut {
-        Cut::Count { count, hop } => {
-            sorted.windows(count).step_by(hop).map(<[i64]>::to_vec).collect()
-        }
+        Cut::Count { count, hop } => sorted
+            .windows(count)
+            .step_by(hop)
+            .map(<[i64]>::to_vec)
+            .collect(),
         Cut::Time { duration, hop } => {
-            let (duration, hop) = (duration.as_secs().cast_signed(), hop.as_secs().cast_signed());
+            let (duration, hop) = (
+                duration.as_secs().cast_signed(),
+                hop.as_secs().cast_signed(),
+            );
             // Flushed at the end: what ends by the newest reading is closed.
             let ends = (-2000..=newest).filter(|end| end % hop == 0);
-            ends.map(|end| sorted.iter().copied().filter(|ts| (end - duration..end).contains(ts)).collect())
-                .filter(|window: &Vec<i64>| !window.is_empty())
-                .collect()
+            ends.map(|end| {
+                sorted
+                    .iter()
+                    .copied()
+                    .filter(|ts| (end - duration..end).contains(ts))
+                    .collect()
+            })
+            .filter(|window: &Vec<i64>| !window.is_empty())
+            .collect()
         }
     };
     (sorted, windows, late, duplicate)
@@ -251,7 +306,10 @@ fn cuts() -> impl Strategy<Value = Cut> {
         duration: Duration::from_secs(duration),
         hop: Duration::from_secs(hop),
     });
-    prop_oneof![(1_usize..6, 1_usize..8).prop_map(|(count, hop)| Cut::Count { count, hop }), spans]
+    prop_oneof![
+        (1_usize..6, 1_usize..8).prop_map(|(count, hop)| Cut::Count { count, hop }),
+        spans
+    ]
 }
 
 proptest! {

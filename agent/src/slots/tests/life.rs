@@ -9,7 +9,7 @@ async fn releases_that_must_not_be_taken_in_are_refused_and_counted() {
     node.announce(5, &first).await;
     node.runs(&first).await;
 
-    let newer = node.release(6, &second);
+    let newer = release(6, &second);
     node.deliver(serde_json::to_vec(&newer).unwrap()).await;
     node.counted("unsigned", 1).await;
     node.deliver(b"{".to_vec()).await;
@@ -22,7 +22,7 @@ async fn releases_that_must_not_be_taken_in_are_refused_and_counted() {
     node.counted("unknown-key", 1).await;
 
     let mut altered = node.key.sign(&newer).unwrap();
-    altered.payload = node.key.sign(&node.release(7, &second)).unwrap().payload;
+    altered.payload = node.key.sign(&release(7, &second)).unwrap().payload;
     node.deliver(serde_json::to_vec(&altered).unwrap()).await;
     node.counted("altered", 1).await;
 
@@ -33,16 +33,22 @@ async fn releases_that_must_not_be_taken_in_are_refused_and_counted() {
 
     let mut expired = newer.clone();
     expired.expires_at = wall_clock().offset_ms(-1);
-    node.deliver(serde_json::to_vec(&node.key.sign(&expired).unwrap()).unwrap()).await;
+    node.deliver(serde_json::to_vec(&node.key.sign(&expired).unwrap()).unwrap())
+        .await;
     node.counted("expired", 1).await;
 
     let mut elsewhere = newer.clone();
     elsewhere.group = "other".parse().unwrap();
-    node.deliver(serde_json::to_vec(&node.key.sign(&elsewhere).unwrap()).unwrap()).await;
+    node.deliver(serde_json::to_vec(&node.key.sign(&elsewhere).unwrap()).unwrap())
+        .await;
     node.counted("wrong-topic", 1).await;
 
     let envelope = serde_json::to_vec(&node.key.sign(&newer).unwrap()).unwrap();
-    let other = Delivery { group: all(), model: "air-quality".parse().unwrap(), payload: envelope.into() };
+    let other = Delivery {
+        group: all(),
+        model: "air-quality".parse().unwrap(),
+        payload: envelope.into(),
+    };
     node.deliveries.send(other).await.unwrap();
     node.counted("other-model", 1).await;
     node.deliver(Vec::new()).await;
@@ -134,8 +140,48 @@ async fn a_factory_bundle_that_fails_its_check_does_not_run() {
     node.config.models[0].factory = Some(factory);
     node.check_with("exit 9");
     node.start().await;
-    node.refuses(&reference("1.0.0", &bytes), Verdict::Unusable).await;
+    node.refuses(&reference("1.0.0", &bytes), Verdict::Unusable)
+        .await;
     assert_eq!(node.active(), None);
+}
+
+/// Files and what they hold; `None` for no file.
+type Files<'a> = &'a [(&'a Path, Option<&'a [u8]>)];
+
+fn lay_out(files: Files<'_>) {
+    for (path, content) in files {
+        match content {
+            Some(content) => std::fs::write(path, content).unwrap(),
+            None => drop(std::fs::remove_file(path)),
+        }
+    }
+}
+
+/// Starts a node on whatever is on its disk, waits until `second` runs with `first` behind it, and stops it.
+async fn comes_up(node: &mut Node, state: &str, first: &BundleRef, second: &BundleRef) {
+    node.start().await;
+    let mut active = node.slots().active(0);
+    // The guard that this gives must not be held: the slots could not change what runs.
+    let up = tokio::time::timeout(PATIENCE, active.wait_for(Option::is_some))
+        .await
+        .is_ok();
+    assert!(up, "{state}: nothing runs");
+    let digest = second.digest;
+    let wanted = |row: &ReportedModel| {
+        row.active
+            .as_ref()
+            .is_some_and(|active| active.digest == digest)
+            && row.candidate.is_none()
+    };
+    let row = node.wait(state, wanted).await;
+    assert_eq!(
+        row.previous.map(|slot| slot.digest),
+        Some(first.digest),
+        "{state}"
+    );
+    assert_eq!(row.release, Some(Sequence(2)), "{state}");
+    node.stop().await;
+    assert_eq!(node.files().len(), 2, "{state}: {:?}", node.files());
 }
 
 /// A node is cut off after every step of an update: whatever is on the disk then, it comes up and gets there.
@@ -147,7 +193,9 @@ async fn a_start_from_any_state_of_the_disk_gets_to_the_release() {
     node.runs(&first).await;
     node.stop().await;
     let records = node.dir.path().join("slots");
-    let (main, old) = (records.join("traffic-flow.json"), records.join("traffic-flow.json.old"));
+    let (main, old, new) = ["json", "json.old", "json.new"]
+        .map(|extension| records.join(format!("traffic-flow.{extension}")))
+        .into();
     let before = std::fs::read(&main).unwrap();
     // The release is on the disk and nothing else of it.
     server.behave(Manner::Fails);
@@ -162,45 +210,66 @@ async fn a_start_from_any_state_of_the_disk_gets_to_the_release() {
     node.stop().await;
     let (after, whole) = (std::fs::read(&main).unwrap(), zoo("1.1.0"));
     let (artifact, part) = (node.artifact(&second), node.part(&second));
-    let half = &whole[..whole.len() / 2];
+    let (half, torn) = (&whole[..whole.len() / 2], &after[..99]);
 
-    type Files<'a> = &'a [(&'a Path, Option<&'a [u8]>)];
     let states: &[(&str, Files<'_>)] = &[
-        ("the release is new", &[(&main, Some(&taken)), (&old, Some(&before)), (&artifact, None)]),
-        ("cut off between the two renames", &[(&main, None), (&old, Some(&taken)), (&artifact, None)]),
-        ("a record half written", &[(&main, Some(&taken)), (&main.with_extension("json.new"), Some(&after[..99])), (&artifact, None)]),
-        ("a record that the disk lost half of", &[(&main, Some(&after[..99])), (&old, Some(&taken)), (&artifact, None)]),
-        ("half of the bundle", &[(&main, Some(&taken)), (&artifact, None), (&part, Some(half))]),
-        ("all of the bundle, not renamed", &[(&main, Some(&taken)), (&artifact, None), (&part, Some(&whole))]),
-        ("the bundle, not checked", &[(&main, Some(&taken)), (&artifact, Some(&whole))]),
-        ("the bundle, half on the disk", &[(&main, Some(&taken)), (&artifact, Some(half))]),
-        ("active, and the bundle half on the disk", &[(&main, Some(&after)), (&old, Some(&taken)), (&artifact, Some(half))]),
-        ("active, and the bundle gone", &[(&main, Some(&after)), (&old, Some(&taken)), (&artifact, None)]),
-        ("all done", &[(&main, Some(&after)), (&artifact, Some(&whole))]),
+        (
+            "the release is new",
+            &[(&main, Some(&taken)), (&old, Some(&before))],
+        ),
+        (
+            "between the two renames",
+            &[(&old, Some(&taken)), (&new, Some(&after))],
+        ),
+        (
+            "a record half written",
+            &[(&main, Some(&taken)), (&new, Some(torn))],
+        ),
+        (
+            "a record half lost",
+            &[(&main, Some(torn)), (&old, Some(&taken))],
+        ),
+        (
+            "half of the bundle",
+            &[(&main, Some(&taken)), (&part, Some(half))],
+        ),
+        (
+            "the bundle, not renamed",
+            &[(&main, Some(&taken)), (&part, Some(&whole))],
+        ),
+        (
+            "the bundle, not checked",
+            &[(&main, Some(&taken)), (&artifact, Some(&whole))],
+        ),
+        (
+            "half of the bundle, renamed",
+            &[(&main, Some(&taken)), (&artifact, Some(half))],
+        ),
+        (
+            "active, half of the bundle",
+            &[(&main, Some(&after)), (&artifact, Some(half))],
+        ),
+        (
+            "active, the bundle gone",
+            &[(&main, Some(&after)), (&old, Some(&taken))],
+        ),
+        (
+            "all done",
+            &[(&main, Some(&after)), (&artifact, Some(&whole))],
+        ),
     ];
     for (state, files) in states {
-        for path in [&main, &old, &part] {
-            drop(std::fs::remove_file(path));
-        }
+        lay_out(&[
+            (&main, None),
+            (&old, None),
+            (&new, None),
+            (&artifact, None),
+            (&part, None),
+        ]);
         // The version before is what the node falls back to.
-        std::fs::write(node.artifact(&first), zoo("1.0.0")).unwrap();
-        for (path, content) in *files {
-            match content {
-                Some(content) => std::fs::write(path, content).unwrap(),
-                None => drop(std::fs::remove_file(path)),
-            }
-        }
-        node.start().await;
-        let mut active = node.slots().active(0);
-        let up = tokio::time::timeout(PATIENCE, active.wait_for(Option::is_some)).await;
-        assert!(up.is_ok(), "{state}: nothing runs");
-        let digest = second.digest;
-        let wanted = |row: &ReportedModel| row.active.as_ref().is_some_and(|active| active.digest == digest) && row.candidate.is_none();
-        let row = node.wait(state, wanted).await;
-        assert_eq!(row.previous.map(|slot| slot.digest), Some(first.digest), "{state}");
-        assert_eq!(row.release, Some(Sequence(2)), "{state}");
-        node.stop().await;
-        assert_eq!(node.files().len(), 2, "{state}: {:?}", node.files());
+        lay_out(&[(&node.artifact(&first), Some(&zoo("1.0.0")))]);
+        lay_out(files);
+        comes_up(&mut node, state, &first, &second).await;
     }
 }
 
@@ -217,7 +286,11 @@ async fn a_record_that_cannot_be_written_holds_everything_up_and_loses_nothing()
     node.counted("new", 2).await;
     node.announce(2, &second).await;
     node.counted("known", 1).await;
-    assert_eq!(node.row().release, Some(Sequence(1)), "what is not saved has no effect");
+    assert_eq!(
+        node.row().release,
+        Some(Sequence(1)),
+        "what is not saved has no effect"
+    );
     assert_eq!(node.active(), Some(first.digest));
     std::fs::remove_dir(&blocker).unwrap();
     node.runs(&second).await;
@@ -236,7 +309,9 @@ async fn only_what_runs_and_what_ran_before_stays_on_the_disk() {
     for (sequence, bundle) in [(1, &first), (2, &second), (3, &third)] {
         node.announce(sequence, bundle).await;
         node.runs(bundle).await;
-        node.slots().tell(0)(Outcome::Worked { digest: bundle.digest });
+        node.slots().tell(0)(Outcome::Worked {
+            digest: bundle.digest,
+        });
     }
     node.stop().await;
     let mut wanted = [&second, &third].map(|bundle| format!("{}.tar", bundle.digest.hex()));
