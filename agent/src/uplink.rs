@@ -276,8 +276,11 @@ impl Uplink {
                 Ok(blocked) => blocked,
                 Err(Closed) => return End::Lost("the client library gave up".to_owned()),
             };
-            let waiting = self.spool_state.borrow().reported.batches;
-            self.replay.want(&self.spool, waiting).await;
+            let (waiting, revision) = {
+                let state = self.spool_state.borrow();
+                (state.reported.batches, state.revision)
+            };
+            self.replay.want(&self.spool, waiting, revision).await;
             let due = self.next_due();
             tokio::select! {
                 heard = events.hear() => {

@@ -24,7 +24,8 @@ pub(super) struct Replay {
     /// The newest batch that was read.
     read: Option<u64>,
     asked: Option<oneshot::Receiver<Vec<StoredBatch>>>,
-    /// The outbox had nothing behind `read`, with so many batches waiting.
+    /// The outbox had nothing behind `read` at this revision of it. A number of batches would not do: one that was
+    /// acknowledged and one that came since leave it as it was.
     dry_at: Option<u64>,
 }
 
@@ -47,14 +48,21 @@ impl Replay {
     }
 
     /// Asks the outbox for more, if there is room in the window and something may be there.
-    pub(super) async fn want(&mut self, spool: &Spool, waiting: u64) {
-        let held = self.ready.len() + self.sent.len();
-        let more = waiting > held as u64 && self.dry_at != Some(waiting);
-        // Half a window at a time, so that the disk is not asked for each batch.
-        if self.asked.is_none() && more && held * 2 <= self.window {
-            self.dry_at = Some(waiting);
-            self.asked = Some(spool.peek(self.read, self.window - held).await);
+    pub(super) async fn want(&mut self, spool: &Spool, waiting: u64, revision: u64) {
+        if self.wants(waiting, revision) {
+            self.dry_at = Some(revision);
+            self.asked = Some(spool.peek(self.read, self.window - self.held()).await);
         }
+    }
+
+    fn wants(&self, waiting: u64, revision: u64) -> bool {
+        let more = waiting > self.held() as u64 && self.dry_at != Some(revision);
+        // Half a window at a time, so that the disk is not asked for each batch.
+        self.asked.is_none() && more && self.held() * 2 <= self.window
+    }
+
+    fn held(&self) -> usize {
+        self.ready.len() + self.sent.len()
     }
 
     /// The outbox's answer to [`Self::want`]; pending for ever when nothing was asked. May be cancelled.
@@ -114,5 +122,49 @@ impl Replay {
 
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.sent.values().min().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lamppost_models::{Epoch, StreamName};
+
+    use super::*;
+
+    fn batch(number: u64) -> StoredBatch {
+        let (class, stream) = (
+            lamppost_agent_core::outbox::Class::Prediction,
+            StreamName::new("s").unwrap(),
+        );
+        StoredBatch {
+            number,
+            class,
+            stream,
+            records: 0,
+            stored: lamppost_models::Timestamp::EPOCH,
+            json: b"[]".to_vec(),
+        }
+    }
+
+    #[test]
+    fn a_batch_that_comes_when_another_went_is_asked_for() {
+        let epoch = Epoch::from_u64(1);
+        let mut replay = Replay::new(8, Duration::from_secs(30));
+        assert!(replay.wants(1, 1));
+        replay.dry_at = Some(1);
+        replay.take(vec![batch(5)]);
+        replay.mark_sent(5, Instant::now());
+        replay.acknowledge(&[BatchRange {
+            epoch,
+            from: 5,
+            to: 5,
+        }]);
+        // The outbox has not said yet that the batch is gone: it is asked, and has nothing.
+        assert!(replay.wants(1, 1));
+        replay.dry_at = Some(1);
+        replay.take(Vec::new());
+        assert!(!replay.wants(1, 1), "asked once");
+        assert!(!replay.wants(0, 1));
+        assert!(replay.wants(1, 2), "one more was written");
     }
 }

@@ -38,6 +38,8 @@ enum Command {
 pub(crate) struct SpoolState {
     /// For the report.
     pub(crate) reported: ReportedOutbox,
+    /// Grows with every write, and with every sweep, so that a read that failed is tried again.
+    pub(crate) revision: u64,
     /// Why the last write or read failed, until one succeeds.
     pub(crate) failing: Option<String>,
 }
@@ -66,6 +68,7 @@ impl Spool {
             state,
             collected: Vec::new(),
             oldest: None,
+            revision: 0,
         };
         let handle = Handle::current();
         let thread = std::thread::Builder::new()
@@ -148,6 +151,7 @@ struct Keeper {
     collected: Vec<Record>,
     /// Since when the oldest of the collected records waits.
     oldest: Option<Instant>,
+    revision: u64,
 }
 
 impl Keeper {
@@ -225,11 +229,13 @@ impl Keeper {
             let stored = self
                 .outbox
                 .append(Class::Prediction, &name, &records, wall_clock());
+            self.revision += 1;
             self.note("write", stored);
         }
     }
 
     fn sweep(&mut self) {
+        self.revision += 1;
         let swept = self.outbox.sweep(wall_clock());
         self.note("sweep", swept);
     }
@@ -250,6 +256,7 @@ impl Keeper {
         };
         let state = SpoolState {
             reported: self.outbox.report(),
+            revision: self.revision,
             failing,
         };
         self.state.send_if_modified(|old| {
