@@ -110,24 +110,16 @@ pub(in crate::cli) fn node(node: &NodeView, now: Timestamp) -> String {
 }
 
 fn report(reported: &Reported, now: Timestamp) -> Vec<String> {
-    let model = |model: &ReportedModel| {
-        let active = model.active.as_ref();
-        let quality = active
-            .and_then(|active| active.quality.as_ref())
-            .map(quality);
-        let since = active.map(|active| ago(active.since, now));
-        let version = |slot: &ActiveSlot| slot.version.to_string();
-        [
-            model.name.to_string(),
-            or_dash(active.map(version)),
-            or_dash(since),
-            or_dash(quality),
-            or_dash(model.candidate.as_ref().map(candidate)),
-        ]
-    };
     let models = table(
-        ["MODEL", "ACTIVE", "SINCE", "QUALITY", "CANDIDATE"],
-        reported.models.iter().map(model),
+        [
+            "MODEL",
+            "VERSION",
+            "STATE",
+            "SINCE",
+            "PREDICTIONS",
+            "QUALITY",
+        ],
+        reported.models.iter().flat_map(|model| slots(model, now)),
     );
     let streams = table(
         [
@@ -175,11 +167,41 @@ fn report(reported: &Reported, now: Timestamp) -> Vec<String> {
         outbox.batches,
         human_bytes(outbox.bytes)
     );
-    vec![models, streams, outbox]
+    let age = format!("reported {}:", ago(reported.at, now));
+    vec![age, models, streams, outbox]
 }
 
-fn candidate(slot: &CandidateSlot) -> String {
-    let state = match &slot.state {
+/// A row for each version of a model that a node speaks of: what runs, what ran before, what is wanted.
+fn slots(model: &ReportedModel, now: Timestamp) -> Vec<[String; 6]> {
+    let slot = |slot: &ActiveSlot, state: &str| {
+        [
+            model.name.to_string(),
+            slot.version.to_string(),
+            state.to_owned(),
+            ago(slot.since, now),
+            slot.predictions.to_string(),
+            or_dash(slot.quality.as_ref().map(quality)),
+        ]
+    };
+    let candidate = |slot: &CandidateSlot| {
+        let [since, predictions, quality] = [(); 3].map(|()| or_dash(None));
+        let (name, version) = (model.name.to_string(), slot.version.to_string());
+        [name, version, trial(slot), since, predictions, quality]
+    };
+    let mut rows = Vec::new();
+    rows.extend(model.active.iter().map(|active| slot(active, "active")));
+    rows.extend(model.previous.iter().map(|before| slot(before, "before")));
+    rows.extend(model.candidate.iter().map(candidate));
+    if rows.is_empty() {
+        let dash = || or_dash(None);
+        let name = model.name.to_string();
+        rows.push([name, dash(), "none".to_owned(), dash(), dash(), dash()]);
+    }
+    rows
+}
+
+fn trial(slot: &CandidateSlot) -> String {
+    match &slot.state {
         TrialState::Fetching { received, bytes } => format!(
             "fetching {} of {}",
             human_bytes(*received),
@@ -187,6 +209,5 @@ fn candidate(slot: &CandidateSlot) -> String {
         ),
         TrialState::Checking => "checking".to_owned(),
         TrialState::Refused { verdict, detail } => format!("refused, {}: {detail}", word(verdict)),
-    };
-    format!("{} {state}", slot.version)
+    }
 }
