@@ -73,8 +73,9 @@ pub struct SlotMachine {
     saving: Saving,
     running: Running,
     trial: Trial,
-    /// The bundle that did not open: it is not tried again until the record names another.
-    unopened: Option<Digest>,
+    /// Bundles that did not open: they are not tried again until the record names another one as active. No more than
+    /// that one, the one before, and the factory's.
+    unopened: Vec<Digest>,
     effects: VecDeque<Effect>,
     /// What the shell was last told to keep; `None` before the first time.
     kept: Option<Vec<Digest>>,

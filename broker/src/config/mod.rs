@@ -241,7 +241,9 @@ pub enum ConfigError {
     #[error("who is {0:?}, expected any, anonymous, users or user:NAME")]
     Who(String),
     /// A user name is empty, twice in the list, or would change a topic's shape.
-    #[error("user name {0:?} is given twice, has an empty level, contains + or #, or begins with another user's name and '/'")]
+    #[error(
+        "user name {0:?} is given twice, has an empty level, contains + or #, or begins with another user's name and '/'"
+    )]
     UserName(String),
     /// A rule names a user that does not exist.
     #[error("a rule names the user {0:?}, who is not in the list of users")]

@@ -22,7 +22,7 @@ impl SlotMachine {
             saving: Saving::Idle,
             running: Running::Nothing,
             trial: Trial::None,
-            unopened: None,
+            unopened: Vec::new(),
             effects: VecDeque::new(),
             kept: None,
         };
@@ -321,7 +321,9 @@ impl SlotMachine {
         if let ActivateFailure::Refused(verdict) = failure {
             self.quarantine(digest, verdict, detail, now);
         }
-        self.unopened = Some(digest);
+        if !self.unopened.contains(&digest) {
+            self.unopened.push(digest);
+        }
         if self.draft.active_digest() == Some(digest) {
             self.fall_back(Some(digest), now);
         }

@@ -4,6 +4,16 @@ use lamppost_models::bundle::BUNDLE_BYTES_MAX;
 
 use super::{BundleRef, Digest, Effect, Held, Running, Saving, SlotMachine, Trial, Verdict};
 
+/// What should run.
+enum Next<'a> {
+    /// This one.
+    Run(&'a Held),
+    /// None.
+    Nothing,
+    /// What runs, until more is on disk.
+    Stay,
+}
+
 impl SlotMachine {
     pub(super) fn go_on(&mut self) {
         if self.draft != self.saved
@@ -28,7 +38,7 @@ impl SlotMachine {
             Saving::Writing { record, .. } => {
                 self.draft.generation = record.generation;
                 if record.active_digest() != self.saved.active_digest() {
-                    self.unopened = None;
+                    self.unopened.clear();
                 }
                 self.saved = *record;
             }
@@ -66,23 +76,19 @@ impl SlotMachine {
             self.effects.push_back(Effect::Deactivate);
             self.running = Running::Nothing;
         }
-        let Some(active) = self.startable() else {
+        let next = match self.next_to_run() {
+            Next::Stay => return,
+            Next::Nothing => None,
+            Next::Run(next) => Some(next.clone()),
+        };
+        let under_way = match &self.running {
+            Running::Nothing => None,
+            Running::Opening { next, .. } => Some(next.bundle.digest),
+            Running::Runs { held, .. } => Some(held.bundle.digest),
+        };
+        if next.as_ref().map(|next| next.bundle.digest) == under_way {
             return;
-        };
-        let next = match (&self.running, active) {
-            (Running::Opening { next, .. }, Some(active))
-                if next.bundle.digest == active.bundle.digest =>
-            {
-                return;
-            }
-            (Running::Runs { held, .. }, Some(active))
-                if held.bundle.digest == active.bundle.digest =>
-            {
-                return;
-            }
-            (Running::Nothing, None) => return,
-            (_, next) => next.cloned(),
-        };
+        }
         let now = self.runs().cloned();
         if let Some(next) = next {
             self.effects
@@ -94,22 +100,25 @@ impl SlotMachine {
         }
     }
 
-    /// What should run, as far as that is known; `None` leaves everything as it is.
+    /// What should run: that which is on disk as the active one.
     ///
-    /// That is what is on disk. When it does not open, the bundle that is fallen back to need not be written down
-    /// first: it is on disk as the one before, or configured, and every start comes to the same.
-    fn startable(&self) -> Option<Option<&Held>> {
-        let active = self.saved.active.as_ref();
-        if self.unopened.is_none() || self.unopened != self.saved.active_digest() {
-            return Some(active);
+    /// When that does not open, the bundle that is fallen back to need not be written down first: it is on disk as the
+    /// one before, or configured, and every start comes to the same.
+    fn next_to_run(&self) -> Next<'_> {
+        let opens = |held: &&Held| !self.unopened.contains(&held.bundle.digest);
+        match &self.saved.active {
+            None => return Next::Nothing,
+            Some(active) if opens(&active) => return Next::Run(active),
+            Some(_) => {}
         }
-        let next = self.draft.active.as_ref()?;
         let previous = self.saved.previous.as_ref().map(|held| &held.bundle);
-        let known = previous.into_iter().chain(&self.setup.factory);
-        let known = known
-            .into_iter()
-            .any(|bundle| bundle.digest == next.bundle.digest);
-        known.then_some(Some(next))
+        let mut known = previous.into_iter().chain(&self.setup.factory);
+        match self.draft.active.as_ref().filter(opens) {
+            Some(next) if known.any(|bundle| bundle.digest == next.bundle.digest) => {
+                Next::Run(next)
+            }
+            Some(_) | None => Next::Stay,
+        }
     }
 
     fn reconcile_trial(&mut self) {

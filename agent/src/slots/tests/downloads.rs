@@ -49,35 +49,38 @@ async fn a_download_goes_on_after_a_restart() {
     assert_eq!(server.ranges(), [String::new(), format!("bytes={half}-")]);
 }
 
+/// Starts a node that finds `part` when it begins to fetch a bundle, and waits until the bundle runs all the same.
+/// Gives the ranges that were asked for since.
+async fn resumed_from(manner: Manner, part: impl Fn(&BundleRef) -> Vec<u8>) -> Vec<String> {
+    let (server, address, first, _) = server_with_zoo().await;
+    server.behave(Manner::Fails);
+    let node = Node::started(Some(address)).await;
+    node.announce(1, &first).await;
+    node.refuses(&first, Verdict::Unavailable).await;
+    std::fs::write(node.part(&first), part(&first)).unwrap();
+    server.behave(manner);
+    node.runs(&first).await;
+    server.ranges()
+}
+
 #[tokio::test]
 async fn a_server_that_does_not_know_ranges_sends_the_whole() {
-    let (server, address, first, _) = server_with_zoo().await;
-    server.behave(Manner::Whole);
-    let node = Node::started(Some(address)).await;
-    std::fs::write(node.part(&first), b"what came before").unwrap();
-    node.announce(1, &first).await;
-    node.runs(&first).await;
-    assert_eq!(server.ranges(), ["bytes=16-"]);
+    let ranges = resumed_from(Manner::Whole, |_| b"what came before".to_vec()).await;
+    assert_eq!(ranges.last().unwrap(), "bytes=16-");
 }
 
 #[tokio::test]
 async fn a_part_that_is_no_beginning_of_the_bundle_is_thrown_away() {
-    let (server, address, first, _) = server_with_zoo().await;
-    let node = Node::started(Some(address)).await;
-    std::fs::write(node.part(&first), vec![b'x'; 1000]).unwrap();
-    node.announce(1, &first).await;
-    node.runs(&first).await;
-    assert_eq!(server.ranges(), ["bytes=1000-", ""]);
-    // One that is too long or full of something else says nothing about the bundle either.
-    for length in [first.bytes, first.bytes + 1] {
-        let node = Node::started(Some(address)).await;
-        std::fs::write(
-            node.part(&first),
-            vec![b'x'; usize::try_from(length).unwrap()],
-        )
-        .unwrap();
-        node.announce(1, &first).await;
-        node.runs(&first).await;
+    let ranges = resumed_from(Manner::Well, |_| vec![b'x'; 1000]).await;
+    assert!(
+        ranges.ends_with(&["bytes=1000-".to_owned(), String::new()]),
+        "{ranges:?}"
+    );
+    // So is one that is as long as the bundle, or longer.
+    for more in [0, 1] {
+        let part = |bundle: &BundleRef| vec![b'x'; usize::try_from(bundle.bytes + more).unwrap()];
+        let ranges = resumed_from(Manner::Well, part).await;
+        assert_eq!(ranges.last().unwrap(), "");
     }
 }
 
