@@ -13,6 +13,10 @@ use lamppost_models::{
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
+mod position;
+
+pub use position::{ParsePositionError, Position};
+
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
@@ -124,9 +128,22 @@ pub struct NodeView {
     pub stored: Option<Shelf>,
 }
 
+/// Stored predictions of a node, newest first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StoredPredictions {
+    /// As many as were asked for, or fewer.
+    pub predictions: Vec<StoredPrediction>,
+    /// Where to go on: `before=` this gives older ones. Only when it is absent is there nothing older; until then an
+    /// answer may be short or empty, since one request reads only so many pages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub older: Option<Position>,
+}
+
 /// A stored prediction.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StoredPrediction {
+    /// Its place among those of its node.
+    pub position: Position,
     /// When it was stored, by the coordinator's clock.
     pub stored_at: Timestamp,
     /// The prediction.

@@ -86,6 +86,8 @@ impl ReleaseTask {
                 tracing::warn!(error, "not all releases are published; it is tried again");
             }
             tokio::select! {
+                // When the coordinator stops, the bus goes too: that is no new connection.
+                biased;
                 () = stop.cancelled() => return,
                 () = self.changed.notified() => {}
                 // The bus lives as long as this task, which holds it.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::artifacts::{Artifacts, Sweep};
@@ -83,7 +83,8 @@ pub enum RunError {
     StopTime,
 }
 
-/// Runs a coordinator until `shutdown`; says where it listens once it serves.
+/// Runs a coordinator until `shutdown`; says where it listens once it serves. When the future is dropped, everything is told
+/// to stop too, but nobody waits for it.
 ///
 /// # Errors
 /// [`RunError`] when it cannot start, or a part of it ended by itself.
@@ -96,6 +97,7 @@ pub async fn run(
     bus::install_provider();
     let parts = open(&config).await?;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let _stop_on_drop = stop.clone().drop_guard();
     // Bound before the broker starts, so that a port in use is found before anything is said to anybody.
     let address = config.http.listen;
     let bound = TcpListener::bind(address).await;
@@ -190,14 +192,12 @@ fn open_blocking(data_dir: &Path, settings: Settings) -> Result<Parts, RunError>
     })
 }
 
-/// The tasks that run for ever, and the tokens that end them.
+/// The tasks that run for ever, and what ends the API before the rest.
 struct Running {
     owner: tokio::task::JoinHandle<()>,
     server: tokio::task::JoinHandle<()>,
     releases: tokio::task::JoinHandle<()>,
-    /// Ends the owner of the state, last; also when this is dropped, since its thread cannot be ended from outside.
-    stop_owner: DropGuard,
-    /// Ends the API and what it started, first.
+    /// Ends the API and what it started, first; `stop` of [`run`] ends it as well.
     stop_api: CancellationToken,
     api_tasks: TaskTracker,
 }
@@ -207,7 +207,7 @@ fn start(
     parts: Parts,
     (bus, inbox): (&Bus, mpsc::Receiver<Message>),
     listener: TcpListener,
-    (tasks, _stop): (&TaskTracker, &CancellationToken),
+    (tasks, stop): (&TaskTracker, &CancellationToken),
 ) -> Running {
     let Parts {
         state,
@@ -215,14 +215,10 @@ fn start(
         artifacts,
         key,
     } = parts;
-    let (stop_owner, stop_api, api_tasks) = (
-        CancellationToken::new(),
-        CancellationToken::new(),
-        TaskTracker::new(),
-    );
+    let (stop_api, api_tasks) = (stop.child_token(), TaskTracker::new());
     let (centre, owner) = Owner::new(state_dir, state, inbox, bus.clone());
     let runtime = tokio::runtime::Handle::current();
-    let until = stop_owner.clone();
+    let until = stop.clone();
     let owner = tasks.spawn_blocking(move || runtime.block_on(owner.run(until)));
     let public = key.public();
     let (releases, task) = ReleaseTask::new(
@@ -256,7 +252,6 @@ fn start(
         owner,
         server,
         releases: releases_task,
-        stop_owner: stop_owner.drop_guard(),
         stop_api,
         api_tasks,
     }
@@ -280,7 +275,7 @@ impl Running {
     }
 }
 
-/// First the API, so that nothing new comes in; then the inbox; then the owner, whose last acknowledgements still find the
+/// First the API, so that nothing new comes in; then the inbox and the owner, whose last acknowledgements still find the
 /// bus; then the bus.
 async fn stop_all(running: Running, bus: Bus, tasks: TaskTracker, stop: CancellationToken) {
     running.stop_api.cancel();
@@ -295,7 +290,6 @@ async fn stop_all(running: Running, bus: Bus, tasks: TaskTracker, stop: Cancella
         );
     }
     stop.cancel();
-    running.stop_owner.disarm().cancel();
     if let Err(error) = running.owner.await {
         tracing::error!(%error, "the owner of the state panicked");
     }

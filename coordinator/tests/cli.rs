@@ -14,7 +14,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use lamppost_coordinator::Ready;
-use lamppost_coordinator::api::{Key, ModelRow, NodeView, Pushed, RolloutView, StoredPrediction};
+use lamppost_coordinator::api::{Key, ModelRow, NodeView, Pushed, RolloutView, StoredPredictions};
 use lamppost_models::message::{CandidateSlot, ReportedModel, TrialState, Verdict};
 use support::{DEADLINE, Node, PASSWORD, altered_bundle, bundle, zoo};
 use tempfile::TempDir;
@@ -529,23 +529,21 @@ async fn what_was_acknowledged_before_a_kill_is_stored_once() {
                 .flat_map(|range| range.from..=range.to),
         );
     }
-    let rows: Vec<StoredPrediction> =
+    let found: StoredPredictions =
         server.json(&["prediction", "ls", "minneapolis/gw-1", "--limit", "1000"]);
-    let mut numbers: Vec<u64> = rows.iter().map(|row| row.prediction.id.number).collect();
+    let rows = found.predictions.iter();
+    let mut numbers: Vec<u64> = rows.map(|row| row.prediction.id.number).collect();
     numbers.sort_unstable();
-    assert_eq!(numbers, (0..900).collect::<Vec<_>>());
+    assert_eq!((numbers, found.older), ((0..900).collect(), None));
+    let three = ["prediction", "ls", "minneapolis/gw-1", "--limit", "3"];
+    let text = server.good(&[&three[..], &["--stream", "i94"]].concat());
+    let third = found.predictions[2].position;
     assert!(
-        server
-            .good(&[
-                "prediction",
-                "ls",
-                "minneapolis/gw-1",
-                "--stream",
-                "i94",
-                "--limit",
-                "3"
-            ])
-            .contains("4123.5")
+        text.contains("4123.5") && text.ends_with(&format!("older ones: --before {third}\n")),
+        "{text}"
     );
+    let next: StoredPredictions =
+        server.json(&[&three[..], &["--before", &third.to_string()]].concat());
+    assert_eq!(next.predictions, found.predictions[3..6]);
     server.terminate();
 }

@@ -361,6 +361,12 @@ async fn every_refusal_is_json_that_says_why() {
         (get("/v1/predictions?node=a"), 400, "SITE/NODE"),
         (get("/v1/predictions?node=a/b"), 404, "a/b"),
         (get("/v1/predictions?node=a/b&limit=5000"), 400, "1000"),
+        (get("/v1/predictions?node=a/b&limit=0"), 400, "1 to 1000"),
+        (
+            get("/v1/predictions?node=a/b&before=12"),
+            400,
+            "\"12\" is not",
+        ),
         (get("/v1/predictions?node=a/b&colour=red"), 400, "colour"),
         (get("/v1/watch"), 400, "filter="),
         (get("/v1/watch?filter=a%23"), 400, "filter"),

@@ -2,6 +2,7 @@
 //!
 //! reqwest is used here and nowhere else in this package.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Once;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 /// How long an answer may take: a push runs a model under check.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Predictions that the API gives in one answer, at most.
-pub const PAGE: usize = 1_000;
+const PAGE: usize = 1_000;
 
 /// A client of one coordinator.
 #[derive(Clone, Debug)]
@@ -27,8 +28,30 @@ pub struct Api {
     client: reqwest::Client,
 }
 
+/// What a coordinator has stored of one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// The ids.
+    pub ids: BTreeSet<PredictionId>,
+    /// How many predictions there are.
+    pub records: u64,
+}
+
+impl Stored {
+    /// Predictions that are there beyond the first of their id.
+    pub fn twice(&self) -> u64 {
+        self.records.saturating_sub(self.ids.len() as u64)
+    }
+}
+
 #[derive(Deserialize)]
-struct Stored {
+struct Answer {
+    predictions: Vec<Row>,
+    older: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Row {
     id: PredictionId,
 }
 
@@ -125,18 +148,25 @@ impl Api {
             .to_owned())
     }
 
-    /// The ids of the newest predictions that are stored of a node, at most [`PAGE`], newest first.
+    /// All that is stored of a node, from the newest back to the oldest.
     ///
     /// # Errors
     /// When the coordinator does not answer so.
-    pub async fn newest(&self, path: &NodePath) -> anyhow::Result<Vec<PredictionId>> {
-        let rows: Vec<Stored> = self
-            .get(&format!("predictions?node={path}&limit={PAGE}"))
-            .await?;
-        Ok(rows.into_iter().map(|row| row.id).collect())
+    pub async fn stored(&self, path: &NodePath) -> anyhow::Result<Stored> {
+        let newest = format!("predictions?node={path}&limit={PAGE}");
+        let (mut stored, mut ask) = (Stored::default(), newest.clone());
+        loop {
+            let Answer { predictions, older } = self.get(&ask).await?;
+            stored.records += predictions.len() as u64;
+            stored.ids.extend(predictions.into_iter().map(|row| row.id));
+            let Some(older) = older else {
+                return Ok(stored);
+            };
+            ask = format!("{newest}&before={older}");
+        }
     }
 
-    /// How many predictions are stored of a node.
+    /// How many predictions are stored of a node, by the coordinator's account.
     ///
     /// # Errors
     /// When the coordinator does not answer so.

@@ -2,7 +2,6 @@
 //!
 //! - [`zoo`]: the models of the zoo and real readings, compiled in, and bundles broken on purpose;
 //! - [`api`]: the coordinator's HTTP API as any client would use it;
-//! - [`collect`]: the ids of all that a coordinator has stored;
 //! - [`wait`]: waiting for a condition, with a deadline;
 //! - [`mqtt`]: a sensor and a subscriber as a stock MQTT client would be, in no way special to Lamppost;
 //! - [`replay`]: plays a recording into a node's broker at a chosen speed;
@@ -14,7 +13,6 @@
 //! - [`demo`]: that fleet in separate processes, with real readings and promises to keep.
 
 pub mod api;
-pub mod collect;
 pub mod demo;
 pub mod fleet;
 pub mod link;

@@ -67,9 +67,9 @@ impl Shelf {
         self.retired += records;
     }
 
-    /// Numbers of the kept pages, newest first.
-    pub fn pages_newest_first(&self) -> impl Iterator<Item = u64> + use<> {
-        (self.first..self.next).rev()
+    /// Numbers of the kept pages up to `page`, newest first.
+    pub fn pages_back_from(&self, page: u64) -> impl Iterator<Item = u64> + use<> {
+        (self.first..self.next.min(page.saturating_add(1))).rev()
     }
 }
 
@@ -107,7 +107,10 @@ mod tests {
                 prop_assert_eq!((shelf.records, shelf.bytes), sums);
                 prop_assert!(kept.len() == 1 || (sums.0 <= caps.records && sums.1 <= caps.bytes));
                 prop_assert_eq!(shelf.retired + shelf.records, total);
-                prop_assert_eq!(shelf.pages_newest_first().collect::<Vec<_>>(), kept.iter().rev().map(|page| page.0).collect::<Vec<_>>());
+                for from in [0, shelf.first, shelf.next.div_ceil(2), shelf.next, u64::MAX] {
+                    let back = kept.iter().rev().map(|page| page.0).filter(|&page| page <= from);
+                    prop_assert_eq!(shelf.pages_back_from(from).collect::<Vec<_>>(), back.collect::<Vec<_>>());
+                }
             }
         }
     }

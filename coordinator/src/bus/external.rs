@@ -58,6 +58,8 @@ pub(super) struct Side {
     client: watch::Receiver<Option<AsyncClient>>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// The connection does not outlive the last one who could speak through it.
+    _stop_on_drop: DropGuard,
     /// Numbers watches, so that each is a client of its own to the broker.
     watches: AtomicU64,
 }
@@ -123,7 +125,8 @@ impl Side {
             target,
             client,
             tasks: tasks.clone(),
-            stop: leave,
+            stop: leave.clone(),
+            _stop_on_drop: leave.drop_guard(),
             watches: AtomicU64::new(0),
         })
     }

@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::bus::Watch;
 use crate::config::{Broker, Config, Embedded};
-use crate::state::testing::{disk_full, open};
+use crate::state::testing::{all, disk_full, open};
 
 /// An owner with an embedded broker, and what is heard of its acknowledgements.
 struct World {
@@ -91,9 +91,11 @@ impl World {
             node: "a".parse().unwrap(),
         };
         self.centre
-            .call(move |state| state.predictions(&path, None, 10_000).unwrap().len())
+            .call(move |state| state.predictions(&path, &all()).unwrap())
             .await
             .unwrap()
+            .predictions
+            .len()
     }
 
     async fn fail_next(&self, error: StoreError) {
@@ -164,8 +166,9 @@ async fn what_is_in_the_queue_at_the_end_is_stored() {
     };
     assert_eq!(
         open(dir.path())
-            .predictions(&path, None, 100)
+            .predictions(&path, &all())
             .unwrap()
+            .predictions
             .len(),
         8
     );

@@ -9,6 +9,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use lamppost_models::{GroupId, ModelName, NodePath, StreamName};
 use semver::Version;
 
+use crate::api::Position;
 use crate::config::BrokerUrl;
 
 const EXIT_CODES: &str = "\
@@ -125,7 +126,7 @@ pub(super) struct Serve {
     /// Where the embedded broker listens, in place of `broker.listen`
     #[arg(long, value_name = "ADDRESS", conflicts_with = "broker")]
     pub(super) mqtt: Option<SocketAddr>,
-    /// Use an external broker: mqtt[s]://[user:password@]host[:port]
+    /// Use an external broker: mqtt://HOST:PORT, or mqtts://USER:PASSWORD@HOST:PORT
     #[arg(
         long,
         value_name = "URL",
@@ -246,6 +247,9 @@ pub(super) enum Prediction {
         /// How many
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
         limit: u16,
+        /// Only what was stored before this one; the last line of a list says where to go on
+        #[arg(long, value_name = "POSITION")]
+        before: Option<Position>,
     },
 }
 

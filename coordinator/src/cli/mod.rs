@@ -150,13 +150,7 @@ fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fa
 
 fn start_logging(global: &Global, default: &str) -> Result<(), Failure> {
     let wanted = global.log.as_deref().unwrap_or(default);
-    // The spans of rumqttd's router cost more than its work.
-    let wanted = if wanted.contains("rumqttd") {
-        wanted.to_owned()
-    } else {
-        format!("{wanted},rumqttd=off")
-    };
-    let filter = EnvFilter::try_new(&wanted).map_err(|error| {
+    let filter = EnvFilter::try_new(lamppost_broker::log_filter(wanted)).map_err(|error| {
         Failure::new(
             Exit::Usage,
             format!("--log {wanted:?} is no filter: {error}"),
@@ -212,6 +206,7 @@ mod tests {
             "lamppost rollout start traffic-flow one",
             "lamppost rollout start traffic-flow 1.0.0 --timeout 5s",
             "lamppost prediction ls a/b --limit 0",
+            "lamppost prediction ls a/b --before 12",
             "lamppost serve --broker http://h",
             "lamppost serve --mqtt 127.0.0.1:0 --broker mqtt://h",
         ] {

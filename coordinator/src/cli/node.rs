@@ -3,7 +3,7 @@
 use super::args::{Global, Node, Prediction};
 use super::client::Client;
 use super::{Failure, show, tables};
-use crate::api::{NodeView, StoredPrediction};
+use crate::api::{NodeView, StoredPredictions};
 use crate::clock::now;
 
 pub(super) async fn run(node: Node, global: &Global) -> Result<(), Failure> {
@@ -25,9 +25,11 @@ pub(super) async fn predictions(prediction: Prediction, global: &Global) -> Resu
         node,
         stream,
         limit,
+        before,
     } = prediction;
     let mut query = vec![("node", node.to_string()), ("limit", limit.to_string())];
     query.extend(stream.map(|stream| ("stream", stream.to_string())));
-    let rows: Vec<StoredPrediction> = Client::new(global)?.ask("/v1/predictions", &query).await?;
-    show(global, &rows, || tables::predictions(&rows))
+    query.extend(before.map(|before| ("before", before.to_string())));
+    let found: StoredPredictions = Client::new(global)?.ask("/v1/predictions", &query).await?;
+    show(global, &found, || tables::predictions(&found))
 }

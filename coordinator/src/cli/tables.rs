@@ -4,7 +4,7 @@ use comfy_table::{Table, presets};
 use lamppost_models::message::Quality;
 use lamppost_models::{Digest, Timestamp};
 
-use crate::api::{ModelDetail, ModelRow, Preflight, Pushed, StoredPrediction};
+use crate::api::{ModelDetail, ModelRow, Preflight, Pushed, StoredPrediction, StoredPredictions};
 use crate::units::{human_bytes, human_span_ms};
 
 mod nodes;
@@ -171,10 +171,20 @@ fn quality(quality: &Quality) -> String {
     }
 }
 
-pub(super) fn predictions(rows: &[StoredPrediction]) -> String {
-    if rows.is_empty() {
-        return "no predictions are stored".to_owned();
+pub(super) fn predictions(found: &StoredPredictions) -> String {
+    let StoredPredictions { predictions, older } = found;
+    let rows = match (predictions.is_empty(), older) {
+        (false, _) => prediction_rows(predictions),
+        (true, Some(_)) => "no such predictions among the newest that were looked at".to_owned(),
+        (true, None) => "no predictions are stored".to_owned(),
+    };
+    match older {
+        Some(older) => format!("{rows}\nolder ones: --before {older}"),
+        None => rows,
     }
+}
+
+fn prediction_rows(rows: &[StoredPrediction]) -> String {
     let row = |row: &StoredPrediction| {
         let prediction = &row.prediction;
         let result = match (&prediction.label, prediction.score, prediction.value) {

@@ -4,13 +4,13 @@ use axum::extract::{Path, Query, State as Shared};
 use axum::http::StatusCode;
 use axum::response::Response;
 use lamppost_coordinator_core::NodeEntry;
-use lamppost_models::{NodePath, StreamName, Timestamp};
+use lamppost_models::{NodePath, Timestamp};
 use serde::Deserialize;
 
 use super::{ApiError, SharedApi, json, parse};
-use crate::api::NodeView;
+use crate::api::{NodeView, Position};
 use crate::clock::now;
-use crate::state::State;
+use crate::state::{State, Wanted};
 
 /// Predictions that are given when no number is asked for, and at most: some 500 kB of JSON.
 const PREDICTIONS_DEFAULT: usize = 20;
@@ -72,6 +72,7 @@ pub(super) struct PredictionQuery {
     node: String,
     stream: Option<String>,
     limit: Option<usize>,
+    before: Option<String>,
 }
 
 pub(super) async fn predictions(
@@ -80,7 +81,7 @@ pub(super) async fn predictions(
 ) -> Result<Response, ApiError> {
     let wrong = |error: axum::extract::rejection::QueryRejection| {
         ApiError::bad_request(format!(
-            "{}: ask with ?node=SITE/NODE&stream=NAME&limit=NUMBER",
+            "{}: ask with ?node=SITE/NODE&stream=NAME&limit=NUMBER&before=POSITION",
             error.body_text()
         ))
     };
@@ -88,6 +89,7 @@ pub(super) async fn predictions(
         node,
         stream,
         limit,
+        before,
     }) = query.map_err(wrong)?;
     let (site, name) = node
         .split_once('/')
@@ -96,18 +98,22 @@ pub(super) async fn predictions(
         site: parse(site)?,
         node: parse(name)?,
     };
-    let stream: Option<StreamName> = stream.as_deref().map(parse).transpose()?;
     let limit = limit.unwrap_or(PREDICTIONS_DEFAULT);
-    if limit > PREDICTIONS_MAX {
+    if !(1..=PREDICTIONS_MAX).contains(&limit) {
         return Err(ApiError::bad_request(format!(
-            "limit is {limit}, the most is {PREDICTIONS_MAX}"
+            "limit is {limit}, it may be 1 to {PREDICTIONS_MAX}"
         )));
     }
+    let wanted = Wanted {
+        stream: stream.as_deref().map(parse).transpose()?,
+        before: before.as_deref().map(parse::<Position>).transpose()?,
+        limit,
+    };
     let found = api.centre.call(move |state| {
         if state.inventory.get(&path).is_none() {
             return Err(unknown(&path));
         }
-        Ok(state.predictions(&path, stream.as_ref(), limit)?)
+        Ok(state.predictions(&path, &wanted)?)
     });
     json(StatusCode::OK, &found.await??)
 }

@@ -29,6 +29,7 @@ mod rollouts;
 pub(crate) use counters::Counters;
 pub(crate) use ingest::{Incoming, NodeAck};
 pub(crate) use models::{ModelError, VERSION_BYTES_MAX};
+pub(crate) use pages::Wanted;
 pub(crate) use rollouts::RolloutError;
 
 /// Ledgers and shelves that stay in memory from one round to the next; each some 200 bytes, and up to 8 KiB while its node
@@ -277,6 +278,15 @@ pub(crate) mod testing {
             path: "state".into(),
             action: "commit",
             source: std::io::ErrorKind::StorageFull.into(),
+        }
+    }
+
+    /// As many predictions as there are in a test, of every stream.
+    pub(crate) fn all() -> Wanted {
+        Wanted {
+            stream: None,
+            before: None,
+            limit: 10_000,
         }
     }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lamppost_coordinator::api::{ModelRow, NodeView, RolloutView, StoredPrediction};
+use lamppost_coordinator::api::{ModelRow, NodeView, RolloutView, StoredPredictions};
 use lamppost_coordinator::config::{Broker, Embedded, NodeLogin, ViewerLogin};
 use lamppost_coordinator::{Config, Ready, RunError, run};
 use lamppost_models::id::PredictionId;
@@ -129,6 +129,12 @@ impl Coordinator {
         self.task.await.unwrap().unwrap();
     }
 
+    /// Drops it in the middle of its work.
+    pub(crate) async fn abandon(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
+    }
+
     pub(crate) fn mqtt(&self) -> SocketAddr {
         self.ready.mqtt.unwrap()
     }
@@ -207,12 +213,13 @@ impl Coordinator {
 
     /// Numbers of the stored predictions of a node, ascending.
     pub(crate) async fn stored(&self, node: &str) -> Vec<u64> {
-        let rows: Vec<StoredPrediction> = self
+        let found: StoredPredictions = self
             .get(&format!(
                 "/v1/predictions?node=minneapolis/{node}&limit=1000"
             ))
             .await;
-        let mut numbers: Vec<u64> = rows.iter().map(|row| row.prediction.id.number).collect();
+        let rows = found.predictions.iter();
+        let mut numbers: Vec<u64> = rows.map(|row| row.prediction.id.number).collect();
         numbers.sort_unstable();
         numbers
     }

@@ -13,8 +13,7 @@ use tokio::time::Instant;
 use super::children::Said;
 use super::scenario::SPEED_KEPT;
 use super::stage::Stage;
-use crate::api::Api;
-use crate::collect::Collector;
+use crate::api::{Api, Stored};
 use crate::fleet::{Bus, CentreAddr};
 
 /// How long a command may take.
@@ -182,9 +181,12 @@ impl Lamppost {
             .await
     }
 
-    /// Starts to collect what the coordinator stores of these nodes.
-    pub fn collect(&self, nodes: Vec<NodePath>) -> Collector {
-        Collector::start(self.api.clone(), nodes)
+    /// What the coordinator has stored of a node.
+    ///
+    /// # Errors
+    /// When it does not answer so.
+    pub async fn stored(&self, stage: &mut Stage, node: &NodePath) -> anyhow::Result<Stored> {
+        stage.run_beside(self.api.stored(node)).await
     }
 
     /// Says how to talk to the fleet that is left running.

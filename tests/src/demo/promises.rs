@@ -8,7 +8,7 @@ use lamppost_models::message::{ActiveSlot, Quality};
 use semver::Version;
 
 use super::stage::NodeView;
-use crate::collect::Stored;
+use crate::api::Stored;
 use crate::seen::{ErrorSum, Seen};
 
 /// A coordinator and three nodes work, from nothing.
@@ -179,7 +179,8 @@ impl Outage {
     /// Judges it by what the coordinator has stored in the end.
     pub fn judge(&self, node: &NodeView, stored: &Stored) -> Finding {
         let meanwhile = self.meanwhile();
-        let there = meanwhile.intersection(&stored.ids).count();
+        let missing: Vec<_> = meanwhile.difference(&stored.ids).collect();
+        let there = meanwhile.len() - missing.len();
         let caught_up = self.caught_up.map_or("never all".to_owned(), |seconds| {
             format!("all within {seconds:.1} s")
         });
@@ -188,23 +189,25 @@ impl Outage {
         } else {
             "NOT marked down by the coordinator"
         };
+        let mut measured = vec![
+            format!(
+                "{}: link cut for {:.1} s, {noticed}; {} forecasts made meanwhile",
+                node.path,
+                self.seconds,
+                meanwhile.len()
+            ),
+            format!(
+                "back: {caught_up}; {there} of {} stored at the coordinator",
+                meanwhile.len()
+            ),
+        ];
+        measured.extend(whereabouts(node, &missing));
         Finding {
             kept: !meanwhile.is_empty()
-                && there == meanwhile.len()
+                && missing.is_empty()
                 && self.noticed
                 && self.caught_up.is_some(),
-            measured: vec![
-                format!(
-                    "{}: link cut for {:.1} s, {noticed}; {} forecasts made meanwhile",
-                    node.path,
-                    self.seconds,
-                    meanwhile.len()
-                ),
-                format!(
-                    "back: {caught_up}; {there} of {} stored at the coordinator",
-                    meanwhile.len()
-                ),
-            ],
+            measured,
         }
     }
 }
@@ -222,15 +225,7 @@ pub fn stored(node: &NodeView, stored: &Stored) -> Finding {
         stored.records,
         missing.len()
     )];
-    if let [first, .., last] | [first @ last] = missing[..] {
-        let waiting = node
-            .reported
-            .as_ref()
-            .map_or(0, |reported| reported.outbox.records);
-        measured.push(format!(
-            "missing from {first} to {last}; the node says that {waiting} wait in its outbox"
-        ));
-    }
+    measured.extend(whereabouts(node, &missing));
     Finding {
         kept: missing.is_empty()
             && twice == 0
@@ -239,6 +234,18 @@ pub fn stored(node: &NodeView, stored: &Stored) -> Finding {
             && node.seen.forgotten() == 0,
         measured,
     }
+}
+
+/// Which forecasts are missing at the coordinator, if any, and how many the node has still: those are late and not lost.
+fn whereabouts(node: &NodeView, missing: &[&PredictionId]) -> Option<String> {
+    let ([first, .., last] | [first @ last]) = missing else {
+        return None;
+    };
+    let outbox = node.reported.as_ref().map(|reported| &reported.outbox);
+    let waiting = outbox.map_or(0, |outbox| outbox.records);
+    Some(format!(
+        "missing from {first} to {last}; the node says that {waiting} wait in its outbox"
+    ))
 }
 
 /// Predictions of a version about hours after `since`.

@@ -16,7 +16,6 @@ use super::lamppost::{Lamppost, serve_args};
 use super::promises::{self, Finding, Outage};
 use super::stage::{NodeView, Stage};
 use super::summary::Summary;
-use crate::collect::Collector;
 use crate::fleet::{Bus, NodePlan, Source, Uplinks, coordinator_toml};
 use crate::link::Uplink;
 use crate::mqtt::{BrokerAddr, Subscriber};
@@ -44,8 +43,6 @@ const CUT: &str = "air-1";
 const FIRST_ROLLOUT: f64 = 0.10;
 const LINK_CUT: f64 = 0.20;
 const LINK_BACK: f64 = 0.45;
-/// The longest cut.
-const CUT_MAX: Duration = Duration::from_secs(12);
 const BROKEN_PUSH: f64 = 0.55;
 const SECOND_ROLLOUT: f64 = 0.70;
 const ALTERED_ROLLOUT: f64 = 0.80;
@@ -63,7 +60,6 @@ pub async fn play(
 ) -> anyhow::Result<Lamppost> {
     let bus = args.broker.map_or(Bus::Embedded, Bus::External);
     let lamppost = open(stage, summary, dir, bus).await?;
-    let collector = lamppost.collect(stage.nodes.iter().map(|node| node.path.clone()).collect());
     let begin = Instant::now();
     let span = deadline
         .saturating_duration_since(begin)
@@ -76,7 +72,7 @@ pub async fn play(
     start_sensors(stage, args, &acts);
     first_forecasts(stage, summary, &acts).await?;
     let outage = Box::pin(scenes(stage, summary, &lamppost, dir, &acts)).await?;
-    count(stage, summary, collector, &outage, &acts).await?;
+    count(stage, summary, &lamppost, &outage, &acts).await?;
     Ok(lamppost)
 }
 
@@ -332,7 +328,7 @@ async fn cut_a_link(stage: &mut Stage, acts: &Acts) -> anyhow::Result<Outage> {
         ..Outage::default()
     };
     let cut = Instant::now();
-    let back_at = acts.at(LINK_BACK).min(cut + CUT_MAX);
+    let back_at = acts.at(LINK_BACK);
     stage.log(&format!(
         "link of {CUT} is cut; its sensor and its own broker go on"
     ));
@@ -500,7 +496,7 @@ pub async fn go_on(stage: &mut Stage) -> anyhow::Result<()> {
 async fn count(
     stage: &mut Stage,
     summary: &mut Summary,
-    collector: Collector,
+    lamppost: &Lamppost,
     outage: &Outage,
     acts: &Acts,
 ) -> anyhow::Result<()> {
@@ -517,14 +513,15 @@ async fn count(
         kept: true,
         measured: Vec::new(),
     };
-    let collected = stage.run_beside(collector.finish()).await?;
-    for node in &stage.nodes {
-        let ids = collected.get(&node.path).cloned().unwrap_or_default();
-        let finding = promises::stored(node, &ids);
+    for at in 0..stage.nodes.len() {
+        let path = stage.nodes[at].path.clone();
+        let there = lamppost.stored(stage, &path).await?;
+        let node = &stage.nodes[at];
+        let finding = promises::stored(node, &there);
         stored.kept &= finding.kept;
         stored.measured.extend(finding.measured);
         if node.path.node.as_str() == CUT {
-            let finding = outage.judge(node, &ids);
+            let finding = outage.judge(node, &there);
             summary.settle(promises::OUTAGE, finding.kept, finding.measured);
         }
     }

@@ -277,7 +277,7 @@ fn nodes_in_a_list_and_alone() {
 fn predictions_of_each_kind() {
     let prediction = |result: serde_json::Value| -> StoredPrediction {
         let mut json = json!({
-            "stored_at": at(0), "v": 1, "id": "0000000000009f3a-7", "ts": at(-60), "stream": "i94", "seq": 7,
+            "position": "3.1", "stored_at": at(0), "v": 1, "id": "0000000000009f3a-7", "ts": at(-60), "stream": "i94", "seq": 7,
             "boot": "0000000000009f3a", "latency_us": 80, "replay": false,
             "model": {"name": "traffic-flow", "version": "1.1.0", "digest": Digest::of(b"x")},
         });
@@ -286,11 +286,17 @@ fn predictions_of_each_kind() {
             .extend(result.as_object().unwrap().clone());
         serde_json::from_value(json).unwrap()
     };
-    insta::assert_snapshot!(predictions(&[
+    let both = vec![
         prediction(json!({"value": 4123.4567, "unit": "vehicles", "target_ts": at(3_540)})),
         prediction(json!({"label": "heavy", "score": 0.875, "replay": true})),
-    ]));
-    insta::assert_snapshot!(predictions(&[]));
+    ];
+    let (nothing, older) = (Vec::new(), Some("3.1".parse().unwrap()));
+    for (predictions, older) in [(both, older), (nothing.clone(), None), (nothing, older)] {
+        insta::assert_snapshot!(super::predictions(&StoredPredictions {
+            predictions,
+            older
+        }));
+    }
 }
 
 #[test]
