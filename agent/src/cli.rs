@@ -19,8 +19,8 @@ use crate::{Config, Ready};
 
 /// Wrong arguments or configuration.
 const EXIT_USAGE: u8 = 2;
-/// The broker's router opens spans at the level info for each message: they cost throughput and say nothing to us.
-const LOG_DEFAULT: &str = "info,rumqttd=warn,rumqttc=warn";
+/// What the MQTT client says of its connection, the uplink says too.
+const LOG_DEFAULT: &str = "info,rumqttc=warn";
 /// Threads for blocking calls: name resolution, files, a bundle under check. Each is idle most of the time.
 const BLOCKING_THREADS_MAX: usize = 4;
 /// What tokio's own threads need of stack; the engine and the broker have threads of their own.
@@ -213,7 +213,7 @@ fn write_atomically(path: &Path, content: &[u8]) -> std::io::Result<()> {
 }
 
 fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| {
+    let filter = EnvFilter::try_new(lamppost_broker::log_filter(filter)).with_context(|| {
         format!(
             "--log {filter:?} is no filter: write a level such as info, or lamppost_agent=debug"
         )

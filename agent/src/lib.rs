@@ -39,14 +39,15 @@ use bytes::Bytes;
 
 /// An error with its causes, in one line.
 pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    // Errors about a place in a file end with a new line.
+    let mut text = error.to_string().trim_end().to_owned();
     let mut source = error.source();
     while let Some(cause) = source {
         let cause_text = cause.to_string();
         // Some errors repeat their cause.
-        if !text.ends_with(&cause_text) {
+        if !text.ends_with(cause_text.trim_end()) {
             text.push_str(": ");
-            text.push_str(&cause_text);
+            text.push_str(cause_text.trim_end());
         }
         source = cause.source();
     }

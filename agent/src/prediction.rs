@@ -3,32 +3,44 @@
 //! It is byte for byte what serde makes of [`lamppost_models::Prediction`], which a test holds it to, without building
 //! that first: a tenth of the pipeline's time.
 
-use std::io::Write as _;
-
 use bytes::{BufMut as _, Bytes, BytesMut};
 use lamppost_engine::{Engine, Output};
-use lamppost_models::id::PredictionId;
 use lamppost_models::message::ModelRef;
-use lamppost_models::{StreamName, Timestamp};
+use lamppost_models::{BootId, StreamName, Timestamp};
 
 /// Room that is allotted at a time: some thirty predictions, which go the same way together.
 const CHUNK_BYTES: usize = 16 * 1024;
+const DAY_MS: i64 = 24 * 3600 * 1000;
 
-/// What is the same in all predictions that one version of a model makes on one stream.
+/// What is the same in all predictions that one version of a model makes on one stream in one run of the agent.
 #[derive(Clone, Debug)]
 pub(crate) struct Fixed {
+    /// `{"v":1,"id":"<boot>-`
+    id: Vec<u8>,
     /// `,"stream":"<name>","seq":`
     stream: Vec<u8>,
-    /// `,"model":{..}`
+    /// `,"boot":"<boot>","model":{..}`
     model: Vec<u8>,
     /// `,"unit":".."`, or nothing.
     unit: Vec<u8>,
+    /// The day of `ts`, and that of `target_ts`.
+    days: [Day; 2],
+}
+
+/// A day in UTC, which is the same in most predictions in a row.
+#[derive(Clone, Debug)]
+struct Day {
+    /// Days since 1970-01-01.
+    number: i64,
+    /// `<date>T`
+    text: String,
 }
 
 /// What is new in each.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Varying<'a> {
-    pub(crate) id: PredictionId,
+    /// The second half of its id.
+    pub(crate) number: u64,
     pub(crate) ts: Timestamp,
     pub(crate) target_ts: Option<Timestamp>,
     pub(crate) seq: u64,
@@ -43,25 +55,56 @@ pub(crate) struct Writer {
 }
 
 impl Fixed {
-    pub(crate) fn new(stream: &StreamName, engine: &Engine) -> Self {
+    pub(crate) fn new(boot: BootId, stream: &StreamName, engine: &Engine) -> Self {
         let manifest = engine.manifest();
         let model = ModelRef {
             name: manifest.name.clone(),
             version: manifest.version.clone(),
             digest: engine.digest(),
         };
-        Self::of(stream, &model)
+        Self::of(boot, stream, &model)
     }
 
-    fn of(stream: &StreamName, model: &ModelRef) -> Self {
-        // A name has no character that JSON would escape.
-        let stream = format!(r#","stream":"{stream}","seq":"#).into_bytes();
-        let model = [br#","model":"#, &*crate::to_json(model)].concat();
+    fn of(boot: BootId, stream: &StreamName, model: &ModelRef) -> Self {
+        let boot_field = format!(r#","boot":"{boot}","model":"#);
         Self {
-            stream,
-            model,
+            id: format!(r#"{{"v":1,"id":"{boot}-"#).into_bytes(),
+            // A name has no character that JSON would escape.
+            stream: format!(r#","stream":"{stream}","seq":"#).into_bytes(),
+            model: [boot_field.as_bytes(), &*crate::to_json(model)].concat(),
             unit: Vec::new(),
+            days: [Day::of(Timestamp::EPOCH), Day::of(Timestamp::EPOCH)],
         }
+    }
+}
+
+impl Day {
+    fn of(instant: Timestamp) -> Self {
+        let mut text = instant.to_string();
+        text.truncate("1970-01-01T".len());
+        let number = instant.as_ms().div_euclid(DAY_MS);
+        Self { number, text }
+    }
+
+    /// Writes `instant` as [`Timestamp`] does, without formatting its date anew.
+    fn put(&mut self, out: &mut BytesMut, instant: Timestamp) {
+        if instant.as_ms().div_euclid(DAY_MS) != self.number {
+            *self = Self::of(instant);
+        }
+        out.put_slice(self.text.as_bytes());
+        let ms = instant.as_ms().rem_euclid(DAY_MS).unsigned_abs();
+        put_two_digits(out, ms / 3_600_000);
+        out.put_u8(b':');
+        put_two_digits(out, ms / 60_000 % 60);
+        out.put_u8(b':');
+        put_two_digits(out, ms / 1000 % 60);
+        let fraction = ms % 1000;
+        if fraction != 0 {
+            out.put_u8(b'.');
+            put_two_digits(out, fraction / 10);
+            out.put_u8(b'0' + (fraction % 10) as u8);
+        }
+        out.put_u8(b'Z');
     }
 }
 
@@ -72,7 +115,7 @@ impl Writer {
             self.buffer.reserve(CHUNK_BYTES);
         }
         let Varying {
-            id,
+            number,
             ts,
             target_ts,
             seq,
@@ -80,12 +123,16 @@ impl Writer {
             latency_us,
         } = varying;
         let out = &mut self.buffer;
-        put(out, format_args!(r#"{{"v":1,"id":"{id}","ts":"{ts}""#));
+        let [day, target_day] = &mut fixed.days;
+        put_json(out, &fixed.id, Some(number));
+        out.put_slice(br#"","ts":""#);
+        day.put(out, *ts);
         if let Some(target) = target_ts {
-            put(out, format_args!(r#","target_ts":"{target}""#));
+            out.put_slice(br#"","target_ts":""#);
+            target_day.put(out, *target);
         }
-        out.put_slice(&fixed.stream);
-        put(out, format_args!(r#"{seq},"boot":"{}""#, id.boot));
+        out.put_u8(b'"');
+        put_json(out, &fixed.stream, Some(seq));
         out.put_slice(&fixed.model);
         put_json(out, br#","label":"#, output.label.as_ref());
         put_json(out, br#","score":"#, output.score.as_ref());
@@ -98,10 +145,8 @@ impl Writer {
             }
             out.put_slice(&fixed.unit);
         }
-        put(
-            out,
-            format_args!(r#","latency_us":{latency_us},"replay":false}}"#),
-        );
+        put_json(out, br#","latency_us":"#, Some(latency_us));
+        out.put_slice(br#","replay":false}"#);
         out.split().freeze()
     }
 
@@ -116,10 +161,9 @@ impl Writer {
     }
 }
 
-fn put(out: &mut BytesMut, text: std::fmt::Arguments<'_>) {
-    if out.writer().write_fmt(text).is_err() {
-        tracing::error!("a buffer in memory cannot be written to");
-    }
+/// Writes a number below 100.
+fn put_two_digits(out: &mut BytesMut, number: u64) {
+    out.put_slice(&[b'0' + (number / 10 % 10) as u8, b'0' + (number % 10) as u8]);
 }
 
 fn put_json(out: &mut BytesMut, key: &[u8], value: Option<&impl serde::Serialize>) {
@@ -132,7 +176,8 @@ fn put_json(out: &mut BytesMut, key: &[u8], value: Option<&impl serde::Serialize
 
 #[cfg(test)]
 mod tests {
-    use lamppost_models::{BootId, Digest, ModelName, Prediction, V1};
+    use lamppost_models::id::PredictionId;
+    use lamppost_models::{Digest, ModelName, Prediction, V1};
     use proptest::prelude::*;
 
     use super::*;
@@ -150,12 +195,20 @@ mod tests {
         }
     }
 
+    /// From the year 0 on, and as often as not a whole second, minute or day.
+    fn instant() -> impl Strategy<Value = Timestamp> {
+        let unit_ms = prop::sample::select(vec![1, 1000, 60_000, DAY_MS]);
+        (-62_167_219_200_000_i64..253_402_207_200_000, unit_ms)
+            .prop_map(|(ms, unit_ms)| Timestamp::EPOCH.offset_ms(ms / unit_ms * unit_ms))
+    }
+
     proptest! {
         #[test]
         fn it_is_what_serde_writes(
             outputs in proptest::collection::vec(output(), 1..40),
             (boot, number, seq) in (any::<u64>(), any::<u64>(), any::<u64>()),
-            (ts_ms, ahead_ms) in (0_i64..4_000_000_000_000, proptest::option::of(0_i64..9_999_999)),
+            first in instant(),
+            (step_ms, ahead_ms) in (0..DAY_MS / 2, proptest::option::of(0_i64..2 * DAY_MS)),
         ) {
             let boot = BootId::from_u64(boot);
             let stream = StreamName::new("i94-volume").unwrap();
@@ -164,12 +217,12 @@ mod tests {
                 version: "1.2.3-rc.1+b5".parse().unwrap(),
                 digest: Digest::of(b"bundle"),
             };
-            let ts = Timestamp::from_ms(ts_ms).unwrap();
-            let target_ts = ahead_ms.map(|ms| ts.offset_ms(ms));
-            let (mut fixed, mut writer) = (Fixed::of(&stream, &model), Writer::default());
-            for output in outputs {
+            let (mut fixed, mut writer) = (Fixed::of(boot, &stream, &model), Writer::default());
+            for (index, output) in (0..).zip(outputs) {
+                let ts = first.offset_ms(index * step_ms);
+                let target_ts = ahead_ms.map(|ms| ts.offset_ms(ms));
                 let id = PredictionId { boot, number };
-                let varying = Varying { id, ts, target_ts, seq, output: &output, latency_us: 17 };
+                let varying = Varying { number, ts, target_ts, seq, output: &output, latency_us: 17 };
                 let written = writer.prediction(&mut fixed, &varying);
                 let Output { label, score, scores, value, unit, .. } = output;
                 let (stream, model) = (stream.clone(), model.clone());

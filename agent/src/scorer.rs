@@ -248,11 +248,11 @@ impl Scorer {
         self.next_number += 1;
         let target_ts = output.horizon.map(|horizon| newest.ts.after(horizon));
         let latency_us = u64::try_from(job.arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let fixed = stream
-            .fixed
-            .get_or_insert_with(|| Fixed::new(&stream.scored.name, active.session.engine()));
+        let fixed = stream.fixed.get_or_insert_with(|| {
+            Fixed::new(self.boot, &stream.scored.name, active.session.engine())
+        });
         let varying = Varying {
-            id,
+            number: id.number,
             ts: newest.ts,
             target_ts,
             seq: stream.next_seq,

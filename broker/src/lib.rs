@@ -8,12 +8,12 @@
 //! - `publisher` routes a message to the logs of the filters that select it and to the `retained` store;
 //! - `subscriptions` knows those filters and who lags; `router` is the home of rumqttd, which holds the logs;
 //! - `inbox` takes messages out for one subscriber, a session or a `link`;
-//! - `hub` is what all of them share, `broker` starts and stops it, `stats` counts.
+//! - `hub` is what all of them share, `broker` starts and stops it, `stats` counts, `log` keeps the router quiet.
 //!
 //! What it does not do: keep sessions over a reconnect (every session is clean, and clients are told so), keep anything
 //! on disk, TLS, WebSocket, shared subscriptions, topic aliases. A subscription of QoS 2 is granted QoS 1.
 //!
-//! A process that sets up logging should silence the router, whose spans cost more than its work: `rumqttd=off`.
+//! A process that sets up logging should silence the router, whose spans cost more than its work: [`log_filter`].
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -39,6 +39,7 @@ mod config;
 mod hub;
 mod inbox;
 mod link;
+mod log;
 mod message;
 mod publisher;
 mod retained;
@@ -51,5 +52,6 @@ mod topic;
 pub use broker::{Broker, StartError};
 pub use config::{Action, Config, ConfigError, Effect, Limits, Rule, User, Who};
 pub use link::{Link, LinkError, LinkPublisher, LinkReceiver};
+pub use log::log_filter;
 pub use message::{Message, Publish, PublishProperties, QoS};
 pub use stats::Stats;

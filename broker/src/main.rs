@@ -2,19 +2,31 @@
 
 mod cli;
 
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
 use anyhow::Context;
 use clap::Parser;
-use lamppost_broker::Broker;
+use lamppost_broker::{Broker, log_filter};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    // The router's spans cost more than its work.
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,rumqttd=off"));
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lamppost-broker: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> anyhow::Result<()> {
+    let wanted = std::env::var("LAMPPOST_LOG").unwrap_or_else(|_| "info".to_owned());
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(EnvFilter::new(log_filter(&wanted)))
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     let config = cli::Cli::parse().config()?;

@@ -9,7 +9,7 @@ use lamppost_models::{Bundle, Digest, Manifest, Reading};
 
 use crate::decode::{self, Output};
 use crate::error::{OpenError, RunError, RunFailure, Unfit};
-use crate::features::Pipeline;
+use crate::features::{Circle, Pipeline};
 use crate::golden::{self, GoldenError, GoldenReport};
 use crate::limits::Limits;
 use crate::plan::{Plan, Runner};
@@ -64,6 +64,7 @@ impl Engine {
             engine: self.clone(),
             features,
             outputs,
+            circle: Circle::default(),
             runner: Runner::default(),
         }
     }
@@ -102,6 +103,7 @@ pub struct Session {
     engine: Engine,
     features: Vec<f32>,
     outputs: Vec<f32>,
+    circle: Circle,
     runner: Runner,
 }
 
@@ -132,7 +134,8 @@ impl Session {
     /// # Errors
     /// [`Unfit`] when the window does not suit the manifest.
     pub fn features<R: Borrow<Reading>>(&mut self, window: &[R]) -> Result<&[f32], Unfit> {
-        self.engine.0.pipeline.fill(window, &mut self.features)?;
+        let pipeline = &self.engine.0.pipeline;
+        pipeline.fill(window, &mut self.circle, &mut self.features)?;
         Ok(&self.features)
     }
 

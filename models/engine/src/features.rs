@@ -4,8 +4,8 @@ use std::borrow::Borrow;
 use std::f64::consts::TAU;
 
 use lamppost_models::manifest::{CalendarPart, Feature, Manifest, Stat, WINDOW_COUNT_MAX};
-use lamppost_models::time::{LocalTime, Zone};
-use lamppost_models::{FieldName, Reading, Timestamp, Value};
+use lamppost_models::time::LocalTime;
+use lamppost_models::{FieldName, Reading, Value};
 
 use crate::error::Unfit;
 use crate::image::Resize;
@@ -25,6 +25,23 @@ enum Step {
     Image(FieldName, Resize),
     Other(Feature),
 }
+
+/// Sines and cosines met before: readings come at even steps as a rule, so that the hours of a day return, and the month
+/// stays.
+#[derive(Clone, Debug)]
+pub(crate) struct Circle(Box<[Turn; TURNS]>);
+
+/// An angle in radians.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    angle: f64,
+    sin: f32,
+    cos: f32,
+}
+
+/// Turns kept, 2 KiB: the hours of a day and the months, few of which share a place.
+const TURNS: usize = 1 << TURNS_BITS;
+const TURNS_BITS: u32 = 7;
 
 /// `(number - mean) / std`
 #[derive(Clone, Copy)]
@@ -64,6 +81,7 @@ impl Pipeline {
     pub(crate) fn fill<R: Borrow<Reading>>(
         &self,
         window: &[R],
+        circle: &mut Circle,
         out: &mut Vec<f32>,
     ) -> Result<(), Unfit> {
         out.clear();
@@ -81,7 +99,7 @@ impl Pipeline {
         for step in &self.steps {
             match step {
                 Step::Image(field, resize) => image(field, resize, window, out)?,
-                Step::Other(feature) => append(feature, window, newest.borrow(), out)?,
+                Step::Other(feature) => append(feature, window, newest.borrow(), circle, out)?,
             }
         }
         Ok(())
@@ -136,6 +154,7 @@ fn append<R: Borrow<Reading>>(
     feature: &Feature,
     window: &[R],
     newest: &Reading,
+    circle: &mut Circle,
     out: &mut Vec<f32>,
 ) -> Result<(), Unfit> {
     let last = window.len() - 1;
@@ -195,7 +214,9 @@ fn append<R: Borrow<Reading>>(
             zone,
             ahead_ms,
         } => {
-            calendar(parts, zone, *ahead_ms, newest.ts, out);
+            let ahead_ms = i64::try_from(*ahead_ms).unwrap_or(i64::MAX);
+            let local = zone.local(newest.ts.offset_ms(ahead_ms));
+            calendar(parts, &local, circle, out);
             Ok(())
         }
         Feature::Vector {
@@ -329,26 +350,48 @@ fn aggregate<R: Borrow<Reading>>(
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the tensor is f32")]
-fn calendar(
-    parts: &[CalendarPart],
-    zone: &Zone,
-    ahead_ms: u64,
-    newest: Timestamp,
-    out: &mut Vec<f32>,
-) {
-    let local = zone.local(newest.offset_ms(i64::try_from(ahead_ms).unwrap_or(i64::MAX)));
+fn calendar(parts: &[CalendarPart], local: &LocalTime, circle: &mut Circle, out: &mut Vec<f32>) {
     for part in parts {
         match part {
             CalendarPart::WeekdayOneHot => {
                 out.extend((0..7).map(|day| if day == local.weekday { 1.0 } else { 0.0 }));
             }
             CalendarPart::HourSin | CalendarPart::MonthSin | CalendarPart::YearSin => {
-                out.push(angle(*part, &local).sin() as f32);
+                out.push(circle.turn(angle(*part, local)).sin);
             }
             CalendarPart::HourCos | CalendarPart::MonthCos | CalendarPart::YearCos => {
-                out.push(angle(*part, &local).cos() as f32);
+                out.push(circle.turn(angle(*part, local)).cos);
             }
+        }
+    }
+}
+
+impl Default for Circle {
+    fn default() -> Self {
+        Self(Box::new([Turn::of(0.0); TURNS]))
+    }
+}
+
+impl Circle {
+    fn turn(&mut self, angle: f64) -> Turn {
+        // 2^64 over the golden ratio spreads angles over the places, D. Knuth, "The Art of Computer Programming", 6.4.
+        let bits = angle.to_bits();
+        let place = (bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - TURNS_BITS)) as usize;
+        let kept = &mut self.0[place];
+        if kept.angle.to_bits() != bits {
+            *kept = Turn::of(angle);
+        }
+        *kept
+    }
+}
+
+impl Turn {
+    #[expect(clippy::cast_possible_truncation, reason = "the tensor is f32")]
+    fn of(angle: f64) -> Self {
+        Self {
+            angle,
+            sin: angle.sin() as f32,
+            cos: angle.cos() as f32,
         }
     }
 }
@@ -361,5 +404,45 @@ fn angle(part: CalendarPart, local: &LocalTime) -> f64 {
             (f64::from(local.day_of_year) - 1.0) / 365.25
         }
         CalendarPart::WeekdayOneHot => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_kept_is_the_turn_itself() {
+        let mut circle = Circle::default();
+        // More angles than places, twice: found, pushed out and found again.
+        for quarter in (0..2 * 366 * 4).chain(0..2 * 366 * 4) {
+            let angle = TAU * f64::from(quarter) / 366.0;
+            for _ in 0..2 {
+                let turn = circle.turn(angle);
+                let found = (turn.sin.to_bits(), turn.cos.to_bits());
+                let wanted = Turn::of(angle);
+                assert_eq!(
+                    found,
+                    (wanted.sin.to_bits(), wanted.cos.to_bits()),
+                    "{angle}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_hours_of_a_day_hardly_share_a_place() {
+        let mut circle = Circle::default();
+        let hours = || (0..24).map(|hour| TAU * (f64::from(hour) / 24.0));
+        for angle in hours() {
+            circle.turn(angle);
+        }
+        let kept = |angle: &f64| {
+            circle
+                .0
+                .iter()
+                .any(|turn| turn.angle.to_bits() == angle.to_bits())
+        };
+        assert!(hours().filter(kept).count() >= 20);
     }
 }
