@@ -58,8 +58,6 @@ pub struct Held {
 pub struct Remembered {
     /// Its place among the releases of its group: an older one is refused.
     pub sequence: Sequence,
-    /// When it was signed.
-    pub issued_at: Timestamp,
     /// What it wants.
     pub stable: BundleRef,
 }
@@ -117,7 +115,6 @@ impl SlotRecord {
         }
         let remembered = Remembered {
             sequence: release.sequence,
-            issued_at: release.issued_at,
             stable: release.stable.clone(),
         };
         self.releases.insert(release.group.clone(), remembered);

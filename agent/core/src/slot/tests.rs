@@ -295,6 +295,14 @@ fn releases_that_must_not_be_taken_in_are_refused() {
             .release(&all, &model(), &known, known.expires_at),
         Ok(Taken::Known)
     );
+    let mut renewed = release(&all, 5, 1);
+    renewed.issued_at = NOW.offset_ms(500);
+    renewed.expires_at = NOW.offset_ms(9000);
+    assert_eq!(
+        bench.machine.release(&all, &model(), &renewed, NOW),
+        Ok(Taken::Known),
+        "signed anew before it expires"
+    );
     bench.expect(&[]);
     assert_eq!(bench.shown(), "- < 1.1.0 < -");
     // The number is remembered over a restart.
