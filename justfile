@@ -31,7 +31,7 @@ deny:
 
 # The demo; `just demo --seconds 60`.
 demo *ARGS:
-    cargo demo {{ ARGS }}
+    cargo demo -- {{ ARGS }}
 
 # All benchmarks, against peers and limits measured in the same run.
 bench *ARGS:
