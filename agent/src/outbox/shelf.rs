@@ -10,10 +10,10 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use lamppost_models::Epoch;
+use lamppost_store::used_bytes;
 
 use super::OutboxError;
 
@@ -231,25 +231,6 @@ impl Shelf {
 pub(super) fn free_bytes(dir: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(dir)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
-/// Bytes that the files below a directory take on the disk.
-fn used_bytes(path: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(path) else {
-        return 0;
-    };
-    let files = entries
-        .filter_map(Result::ok)
-        .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)));
-    files
-        .map(|(path, metadata)| {
-            if metadata.is_dir() {
-                used_bytes(&path)
-            } else {
-                metadata.blocks() * 512
-            }
-        })
-        .sum()
 }
 
 /// Deletes what is in a directory.

@@ -60,7 +60,7 @@ pub(crate) fn lock_dir(path: &Path) -> io::Result<Option<File>> {
 }
 
 /// Bytes that the files below a directory take on the disk. What vanishes meanwhile counts nothing.
-pub(crate) fn used_bytes(path: &Path) -> u64 {
+pub fn used_bytes(path: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(path) else {
         return 0;
     };

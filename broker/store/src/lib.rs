@@ -34,6 +34,7 @@ mod scan;
 mod store;
 mod write;
 
+pub use disk::used_bytes;
 pub use error::{OpenError, StoreError};
 pub use open::{Opened, Recovery};
 pub use options::{KEY_BYTES_MAX, Options, OptionsError};
