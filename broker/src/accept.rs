@@ -1,6 +1,9 @@
 //! The listener: accepts connections within bounds and starts a session for each.
 
-use crate::{hub::Hub, session};
+use crate::{
+    hub::Hub,
+    session::{self, Arrival},
+};
 use std::{sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tracing::{Instrument, debug, debug_span, warn};
@@ -35,7 +38,13 @@ pub(crate) async fn run(listener: TcpListener, hub: Arc<Hub>) {
             debug!(%peer, %error, "cannot turn Nagle's algorithm off");
         }
         let (reader, writer) = stream.into_split();
-        let session = session::serve(reader, writer, Arc::clone(&hub), place);
+        let arrival = Arrival {
+            reader: Box::new(reader),
+            writer: Box::new(writer),
+            certificate_name: None,
+            place,
+        };
+        let session = session::serve(arrival, Arc::clone(&hub));
         hub.tasks
             .spawn(session.instrument(debug_span!("client", %peer)));
     }

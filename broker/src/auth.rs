@@ -14,6 +14,16 @@ pub(crate) struct Identity {
     pub(crate) client_id: Arc<str>,
 }
 
+/// What a client says about itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Credentials<'a> {
+    pub(crate) user: Option<&'a str>,
+    pub(crate) password: Option<&'a [u8]>,
+    pub(crate) client_id: &'a str,
+    /// The name in the certificate that the client proved to own.
+    pub(crate) certificate_name: Option<Arc<str>>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LoginRefused {
     /// No such user, or not this password.
@@ -44,12 +54,16 @@ impl Gate {
     }
 
     /// Checks a CONNECT's user name, password and client id.
-    pub(crate) fn admit(
+    pub(crate) async fn admit(
         &self,
-        user: Option<&str>,
-        password: Option<&[u8]>,
-        client_id: &str,
+        credentials: &Credentials<'_>,
     ) -> Result<Identity, LoginRefused> {
+        let &Credentials {
+            user,
+            password,
+            client_id,
+            ..
+        } = credentials;
         if client_id.contains(['/', '+', '#'])
             && self.rules.iter().any(|rule| rule.filter.contains("%c"))
         {
@@ -76,6 +90,14 @@ impl Gate {
             Ok(name.into())
         } else {
             Err(LoginRefused::Password)
+        }
+    }
+
+    /// Whether `identity`, let in before, would still be let in.
+    pub(crate) fn still_admits(&self, identity: &Identity) -> bool {
+        match &identity.user {
+            None => self.allow_anonymous,
+            Some(name) => self.users.iter().any(|user| *user.name == **name),
         }
     }
 
@@ -186,7 +208,7 @@ impl Access {
 
 #[cfg(test)]
 mod tests {
-    use super::{Gate, Identity, LoginRefused, expand};
+    use super::{Credentials, Gate, Identity, LoginRefused, expand};
     use crate::config::{Action, Config, Effect, Rule, User, Who};
 
     fn rule(effect: Effect, who: Who, action: Action, filter: &str) -> Rule {
@@ -219,17 +241,29 @@ mod tests {
         }
     }
 
-    #[test]
-    fn logins() {
+    fn login<'a>(user: Option<&'a str>, password: &'a [u8], client_id: &'a str) -> Credentials<'a> {
+        Credentials {
+            user,
+            password: Some(password),
+            client_id,
+            certificate_name: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn logins() {
         let gate = gate(
             vec![rule(Effect::Allow, Who::Any, Action::Any, "c/%c/#")],
             Effect::Allow,
         );
         assert_eq!(
-            gate.admit(Some("ada"), Some(b"pw"), "x"),
+            gate.admit(&login(Some("ada"), b"pw", "x")).await,
             Ok(identity(Some("ada"), "x"))
         );
-        assert_eq!(gate.admit(None, None, "x"), Ok(identity(None, "x")));
+        assert_eq!(
+            gate.admit(&login(None, b"", "x")).await,
+            Ok(identity(None, "x"))
+        );
         for (user, password) in [
             ("ada", &b"PW"[..]),
             ("ada", b""),
@@ -237,11 +271,14 @@ mod tests {
             ("eve", b"pw"),
         ] {
             assert_eq!(
-                gate.admit(Some(user), Some(password), "x"),
+                gate.admit(&login(Some(user), password, "x")).await,
                 Err(LoginRefused::Password)
             );
         }
-        assert_eq!(gate.admit(None, None, "a/#"), Err(LoginRefused::ClientId));
+        assert_eq!(
+            gate.admit(&login(None, b"", "a/#")).await,
+            Err(LoginRefused::ClientId)
+        );
     }
 
     #[test]

@@ -17,14 +17,15 @@ use std::{
     },
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 #[derive(Debug)]
 pub(crate) struct Hub {
     pub(crate) limits: Limits,
-    pub(crate) gate: Gate,
+    /// Who may connect and do what; replaced as a whole when the configuration is read anew, which sessions watch.
+    pub(crate) gate: watch::Sender<Arc<Gate>>,
     pub(crate) router: Arc<Router>,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) retained: Retained,
@@ -44,7 +45,7 @@ impl Hub {
     pub(crate) fn new(config: &Config, runtime: Handle) -> Self {
         let router = Router::obtain(&config.limits);
         Self {
-            gate: Gate::new(config),
+            gate: watch::Sender::new(Arc::new(Gate::new(config))),
             subscriptions: Subscriptions::new(config.limits.filters_max, Arc::clone(&router)),
             router,
             retained: Retained::new(&config.limits),
@@ -61,6 +62,11 @@ impl Hub {
             origins: AtomicU32::new(0),
             limits: config.limits.clone(),
         }
+    }
+
+    /// The users and rules that hold now.
+    pub(crate) fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.gate.borrow())
     }
 
     /// Seconds since the broker started: the clock of message expiry, at home in four bytes for 136 years.

@@ -5,7 +5,13 @@ mod raw;
 use crate::topic;
 use raw::{RawConfig, RawLimits};
 use serde::Deserialize;
-use std::{collections::HashSet, fmt, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    collections::HashSet,
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use thiserror::Error;
 
 /// What a broker does and how much it takes. See `configs/broker.toml` for the file.
@@ -24,6 +30,16 @@ pub struct Config {
     pub rules: Vec<Rule>,
     /// What holds when no rule decides.
     pub default_access: Effect,
+    /// Filters of the product's own topics: to publish there takes a rule that allows it, whatever `default_access` says.
+    pub protected: Vec<String>,
+    /// The folder that keeps retained messages over a restart; `None` keeps them in memory only.
+    pub state_dir: Option<PathBuf>,
+    /// How long a retained message may wait for its way to the disk: what a power cut can cost.
+    pub retained_flush_interval: Duration,
+    /// How often the `$SYS` topics are published; zero turns them off.
+    pub sys_interval: Duration,
+    /// Where Prometheus reads the broker's metrics over HTTP; `None` for nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// Bounds on what clients can use up.
     pub limits: Limits,
 }
@@ -144,6 +160,29 @@ pub struct Limits {
     pub retained_count_max: usize,
     /// Bytes of all retained messages, topics included.
     pub retained_bytes_max: usize,
+    /// Connections open at once from one network address, handshakes included. Loopback is exempt: local processes share it.
+    pub connections_per_address_max: usize,
+    /// Connections accepted in a second from one network address, with twice as many in a burst. Loopback is exempt.
+    pub connects_per_second_max: u32,
+    /// How long a refused login waits for its answer.
+    pub login_failure_delay: Duration,
+    /// The longest keep-alive. MQTT 5 clients that ask for more, or for none, are told to use this one, so that a vanished client is noticed
+    /// within one and a half times as long; MQTT 3.1.1 clients cannot be told and keep theirs. Whole seconds count.
+    pub keep_alive_max: Duration,
+    /// Topic aliases of one client in each direction.
+    pub topic_aliases_max: u16,
+    /// Sessions kept for clients that are not connected. One more ends the session that has waited longest.
+    pub absent_sessions_max: usize,
+    /// The longest time for which the session of a client that is away is kept.
+    pub session_expiry_max: Duration,
+    /// Bytes of the QoS 1 and 2 messages that wait for one client.
+    pub queue_bytes_max: usize,
+    /// QoS 1 and 2 messages that wait for one client.
+    pub queue_count_max: usize,
+    /// How long a message waits for a client.
+    pub queue_age_max: Duration,
+    /// Bytes of the messages that wait for all clients together.
+    pub queue_bytes_total_max: usize,
 }
 
 impl Default for Limits {
@@ -164,6 +203,17 @@ impl Default for Limits {
             inflight_max: 256,
             retained_count_max: 20_000,
             retained_bytes_max: 32 * 1024 * 1024,
+            connections_per_address_max: 256,
+            connects_per_second_max: 50,
+            login_failure_delay: Duration::from_secs(1),
+            keep_alive_max: Duration::from_secs(60),
+            topic_aliases_max: 32,
+            absent_sessions_max: 256,
+            session_expiry_max: Duration::from_secs(7 * 86_400),
+            queue_bytes_max: 1024 * 1024,
+            queue_count_max: 4_096,
+            queue_age_max: Duration::from_secs(86_400),
+            queue_bytes_total_max: 64 * 1024 * 1024,
         }
     }
 }
@@ -187,6 +237,11 @@ impl Default for Config {
             users: Vec::new(),
             rules: Vec::new(),
             default_access: Effect::Allow,
+            protected: vec!["lamppost/v1/#".to_owned()],
+            state_dir: None,
+            retained_flush_interval: Duration::from_secs(1),
+            sys_interval: Duration::from_secs(10),
+            metrics_listen: None,
             limits: Limits::default(),
         }
     }
@@ -214,9 +269,14 @@ pub enum ConfigError {
         #[source]
         source: Box<toml::de::Error>,
     },
-    /// `listen` is neither an address nor `none`.
-    #[error("listen is {0:?}, expected an address with a port such as 127.0.0.1:1883, or none")]
-    Listen(String),
+    /// An address is neither one with a port nor `none`.
+    #[error("{key} is {value:?}, expected an address with a port such as 127.0.0.1:1883, or none")]
+    Listen {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
     /// A duration does not parse.
     #[error("{key} is {value:?}, expected a duration such as 10s")]
     Duration {
@@ -248,8 +308,8 @@ pub enum ConfigError {
     /// A rule names a user that does not exist.
     #[error("a rule names the user {0:?}, who is not in the list of users")]
     UnknownUser(String),
-    /// A rule's filter is not an MQTT topic filter.
-    #[error("rule filter {0:?} is not a topic filter: + fills a whole level, # only the last one")]
+    /// The filter of a rule, or a protected one, is not an MQTT topic filter.
+    #[error("filter {0:?} is not a topic filter: + fills a whole level, # only the last one")]
     Filter(String),
     /// Anonymous clients would be let in from other machines.
     #[error(
@@ -298,6 +358,32 @@ impl Config {
         if let Some(user) = self.users.iter().find(within) {
             return Err(ConfigError::UserName(user.name.clone()));
         }
+        if let Some(filter) = self
+            .protected
+            .iter()
+            .find(|filter| !topic::is_filter(filter))
+        {
+            return Err(ConfigError::Filter(filter.clone()));
+        }
+        for (key, value, min, max) in [
+            (
+                "retained_flush_interval (ms)",
+                self.retained_flush_interval,
+                10,
+                3_600_000,
+            ),
+            ("sys_interval (ms)", self.sys_interval, 0, 3_600_000),
+        ] {
+            let value = value.as_millis();
+            if value < min || value > max {
+                return Err(ConfigError::Range {
+                    key,
+                    value,
+                    min,
+                    max,
+                });
+            }
+        }
         for rule in &self.rules {
             if !topic::is_filter(&rule.filter) {
                 return Err(ConfigError::Filter(rule.filter.clone()));
@@ -325,7 +411,7 @@ impl Config {
 impl Limits {
     fn validate(&self) -> Result<(), ConfigError> {
         const DAY_MS: u128 = 86_400_000;
-        let ranges: [(&'static str, u128, u128, u128); 12] = [
+        let ranges: [(&'static str, u128, u128, u128); 23] = [
             ("clients_max", self.clients_max as u128, 1, 100_000),
             ("links_max", self.links_max as u128, 1, 10_000),
             ("handshakes_max", self.handshakes_max as u128, 1, 100_000),
@@ -372,6 +458,67 @@ impl Limits {
                 self.retained_bytes_max as u128,
                 0,
                 1 << 40,
+            ),
+            (
+                "connections_per_address_max",
+                self.connections_per_address_max as u128,
+                1,
+                100000,
+            ),
+            (
+                "connects_per_second_max",
+                u128::from(self.connects_per_second_max),
+                1,
+                1000000,
+            ),
+            (
+                "login_failure_delay (ms)",
+                self.login_failure_delay.as_millis(),
+                0,
+                60000,
+            ),
+            (
+                "keep_alive_max (ms)",
+                self.keep_alive_max.as_millis(),
+                1000,
+                65535000,
+            ),
+            (
+                "topic_aliases_max",
+                u128::from(self.topic_aliases_max),
+                0,
+                1024,
+            ),
+            (
+                "absent_sessions_max",
+                self.absent_sessions_max as u128,
+                0,
+                100000,
+            ),
+            (
+                "session_expiry_max (ms)",
+                self.session_expiry_max.as_millis(),
+                0,
+                4294967294000,
+            ),
+            (
+                "queue_bytes_max",
+                self.queue_bytes_max as u128,
+                4096,
+                1073741824,
+            ),
+            ("queue_count_max", self.queue_count_max as u128, 1, 1000000),
+            (
+                "queue_age_max (ms)",
+                self.queue_age_max.as_millis(),
+                1000,
+                4294967294000,
+            ),
+            (
+                "queue_bytes_total_max",
+                self.queue_bytes_total_max as u128,
+                4096,
+                1099511627776,
             ),
         ];
         match ranges

@@ -2,6 +2,7 @@
 
 use super::{Config, ConfigError, Effect, Limits, Rule, User};
 use serde::Deserialize;
+use std::{net::SocketAddr, time::Duration};
 
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -14,6 +15,11 @@ pub(super) struct RawConfig {
     #[serde(rename = "rule")]
     rules: Vec<Rule>,
     default_access: Effect,
+    protected: Vec<String>,
+    state_dir: String,
+    retained_flush_interval: String,
+    sys_interval: String,
+    metrics_listen: String,
     limits: Limits,
 }
 
@@ -26,16 +32,29 @@ impl Default for RawConfig {
             users,
             rules,
             default_access,
+            protected,
+            state_dir: _,
+            retained_flush_interval,
+            sys_interval,
+            metrics_listen,
             limits,
         } = Config::default();
-        let listen = listen.map_or_else(|| "none".to_owned(), |address| address.to_string());
+        let text = |address: Option<SocketAddr>| {
+            address.map_or_else(|| "none".to_owned(), |address| address.to_string())
+        };
+        let span = |duration| humantime::format_duration(duration).to_string();
         Self {
-            listen,
+            listen: text(listen),
             allow_anonymous,
             expose_anonymous,
             users,
             rules,
             default_access,
+            protected,
+            state_dir: "none".to_owned(),
+            retained_flush_interval: span(retained_flush_interval),
+            sys_interval: span(sys_interval),
+            metrics_listen: text(metrics_listen),
             limits,
         }
     }
@@ -45,25 +64,40 @@ impl TryFrom<RawConfig> for Config {
     type Error = ConfigError;
 
     fn try_from(raw: RawConfig) -> Result<Self, ConfigError> {
-        let listen = match raw.listen.as_str() {
-            "none" => None,
-            text => Some(
-                text.parse()
-                    .map_err(|_| ConfigError::Listen(raw.listen.clone()))?,
-            ),
-        };
         let config = Self {
-            listen,
+            listen: address("listen", &raw.listen)?,
             allow_anonymous: raw.allow_anonymous,
             expose_anonymous: raw.expose_anonymous,
             users: raw.users,
             rules: raw.rules,
             default_access: raw.default_access,
+            protected: raw.protected,
+            state_dir: (raw.state_dir != "none").then(|| raw.state_dir.into()),
+            retained_flush_interval: duration(
+                "retained_flush_interval",
+                raw.retained_flush_interval,
+            )?,
+            sys_interval: duration("sys_interval", raw.sys_interval)?,
+            metrics_listen: address("metrics_listen", &raw.metrics_listen)?,
             limits: raw.limits,
         };
         config.validate()?;
         Ok(config)
     }
+}
+
+fn address(key: &'static str, text: &str) -> Result<Option<SocketAddr>, ConfigError> {
+    if text == "none" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| ConfigError::Listen {
+        key,
+        value: text.to_owned(),
+    })
+}
+
+fn duration(key: &'static str, value: String) -> Result<Duration, ConfigError> {
+    humantime::parse_duration(&value).map_err(|_| ConfigError::Duration { key, value })
 }
 
 #[derive(Deserialize)]
@@ -81,6 +115,17 @@ pub(super) struct RawLimits {
     inflight_max: u16,
     retained_count_max: usize,
     retained_bytes_max: usize,
+    connections_per_address_max: usize,
+    connects_per_second_max: u32,
+    login_failure_delay: String,
+    keep_alive_max: String,
+    topic_aliases_max: u16,
+    absent_sessions_max: usize,
+    session_expiry_max: String,
+    queue_bytes_max: usize,
+    queue_count_max: usize,
+    queue_age_max: String,
+    queue_bytes_total_max: usize,
 }
 
 impl Default for RawLimits {
@@ -99,6 +144,17 @@ impl Default for RawLimits {
             inflight_max: limits.inflight_max,
             retained_count_max: limits.retained_count_max,
             retained_bytes_max: limits.retained_bytes_max,
+            connections_per_address_max: limits.connections_per_address_max,
+            connects_per_second_max: limits.connects_per_second_max,
+            login_failure_delay: humantime::format_duration(limits.login_failure_delay).to_string(),
+            keep_alive_max: humantime::format_duration(limits.keep_alive_max).to_string(),
+            topic_aliases_max: limits.topic_aliases_max,
+            absent_sessions_max: limits.absent_sessions_max,
+            session_expiry_max: humantime::format_duration(limits.session_expiry_max).to_string(),
+            queue_bytes_max: limits.queue_bytes_max,
+            queue_count_max: limits.queue_count_max,
+            queue_age_max: humantime::format_duration(limits.queue_age_max).to_string(),
+            queue_bytes_total_max: limits.queue_bytes_total_max,
         }
     }
 }
@@ -107,9 +163,6 @@ impl TryFrom<RawLimits> for Limits {
     type Error = ConfigError;
 
     fn try_from(raw: RawLimits) -> Result<Self, ConfigError> {
-        let duration = |key: &'static str, value: String| {
-            humantime::parse_duration(&value).map_err(|_| ConfigError::Duration { key, value })
-        };
         let limits = Self {
             clients_max: raw.clients_max,
             links_max: raw.links_max,
@@ -123,6 +176,17 @@ impl TryFrom<RawLimits> for Limits {
             inflight_max: raw.inflight_max,
             retained_count_max: raw.retained_count_max,
             retained_bytes_max: raw.retained_bytes_max,
+            connections_per_address_max: raw.connections_per_address_max,
+            connects_per_second_max: raw.connects_per_second_max,
+            login_failure_delay: duration("login_failure_delay", raw.login_failure_delay)?,
+            keep_alive_max: duration("keep_alive_max", raw.keep_alive_max)?,
+            topic_aliases_max: raw.topic_aliases_max,
+            absent_sessions_max: raw.absent_sessions_max,
+            session_expiry_max: duration("session_expiry_max", raw.session_expiry_max)?,
+            queue_bytes_max: raw.queue_bytes_max,
+            queue_count_max: raw.queue_count_max,
+            queue_age_max: duration("queue_age_max", raw.queue_age_max)?,
+            queue_bytes_total_max: raw.queue_bytes_total_max,
         };
         limits.validate()?;
         Ok(limits)

@@ -5,7 +5,7 @@ use super::{
     wire::{self, Wire},
 };
 use crate::{
-    auth::{Access, LoginRefused},
+    auth::{Access, Credentials, LoginRefused},
     codec::{self, Accepted, ConnAck, Connect, DecodeError, Framed, Version, Will, reason},
     hub::{Clients, Hub, Ticket},
     message::QoS,
@@ -13,7 +13,6 @@ use crate::{
     topic,
 };
 use std::{sync::Arc, time::Duration};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::{debug, warn};
 
 /// QoS 2 publications that one client may have under way: their packet ids are remembered.
@@ -56,11 +55,11 @@ struct Refusal {
 }
 
 /// Reads CONNECT and lets the client in, or answers why not. `None` ends the connection; the reason is counted.
-pub(super) async fn handshake<R, W>(wire: &mut Wire<R, W>, hub: &Arc<Hub>) -> Option<Admitted>
-where
-    R: AsyncRead + Unpin,
-    W: AsyncWrite + Unpin,
-{
+pub(super) async fn handshake(
+    wire: &mut Wire,
+    certificate_name: Option<Arc<str>>,
+    hub: &Arc<Hub>,
+) -> Option<Admitted> {
     let packet = tokio::select! {
         () = hub.stop.cancelled() => return None,
         packet = tokio::time::timeout(hub.limits.handshake_timeout, first_packet(wire, hub)) => packet,
@@ -77,7 +76,7 @@ where
         Err(error) => Err(error),
     };
     let outcome = match decoded {
-        Ok(connect) => admit(wire, hub, &connect).await,
+        Ok(connect) => admit(wire, hub, &connect, certificate_name).await,
         Err(error) => {
             count_refusal(hub, error);
             match error {
@@ -113,11 +112,7 @@ where
     }
 }
 
-async fn first_packet<R, W>(wire: &mut Wire<R, W>, hub: &Hub) -> Option<bytes::BytesMut>
-where
-    R: AsyncRead + Unpin,
-    W: AsyncWrite + Unpin,
-{
+async fn first_packet(wire: &mut Wire, hub: &Hub) -> Option<bytes::BytesMut> {
     loop {
         // Anything else than CONNECT is refused at its first byte, before the rest is read.
         if wire.input.first().is_some_and(|&first| first != 0x10) {
@@ -147,10 +142,11 @@ where
     }
 }
 
-async fn admit<R, W>(
-    wire: &mut Wire<R, W>,
+async fn admit(
+    wire: &mut Wire,
     hub: &Arc<Hub>,
     connect: &Connect<'_>,
+    certificate_name: Option<Arc<str>>,
 ) -> Result<Admitted, Refusal> {
     let version = connect.version;
     let refuse = |code| Refusal { version, code };
@@ -170,9 +166,15 @@ async fn admit<R, W>(
         return Err(refuse(reason::CLIENT_ID_INVALID));
     }
     let client_id = assigned.as_deref().unwrap_or(connect.client_id);
-    let identity = hub
-        .gate
-        .admit(connect.login.user, connect.login.password, client_id)
+    let gate = hub.gate();
+    let identity = gate
+        .admit(&Credentials {
+            user: connect.login.user,
+            password: connect.login.password,
+            client_id,
+            certificate_name,
+        })
+        .await
         .map_err(|refused| {
             let (counter, code) = match refused {
                 LoginRefused::Password => (&counters.refused_password, reason::BAD_PASSWORD),
@@ -182,7 +184,7 @@ async fn admit<R, W>(
             counter.bump();
             refuse(code)
         })?;
-    let access = hub.gate.access(&identity);
+    let access = gate.access(&identity);
     let will = connect
         .will
         .as_ref()

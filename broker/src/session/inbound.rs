@@ -9,7 +9,6 @@ use crate::{
     topic,
 };
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
 use super::connect::RECEIVE_MAXIMUM;
@@ -28,11 +27,7 @@ pub(super) struct PendingSubAck {
     retained: Vec<usize>,
 }
 
-impl<R, W> Session<R, W>
-where
-    R: AsyncRead + Unpin + Send,
-    W: AsyncWrite + Unpin + Send,
-{
+impl Session {
     /// Deals with the complete packets in the read buffer, as far as answers fit and the publisher need not wait.
     pub(super) fn process_input(&mut self) -> Result<(), End> {
         let mut input = std::mem::take(&mut self.wire.input);

@@ -25,13 +25,10 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    sync::OwnedSemaphorePermit,
-    time::sleep_until,
-};
+use tokio::{io::AsyncWriteExt, sync::OwnedSemaphorePermit, time::sleep_until};
 use tracing::{debug, warn};
 use wire::{OUT_HIGH, Wire};
+pub(crate) use wire::{Reader, Writer};
 
 /// Messages taken from the router before the loop looks at the socket again.
 const TAKE_MAX: usize = 512;
@@ -68,15 +65,27 @@ impl From<RouterGone> for End {
     }
 }
 
-/// Serves a connection. `place` is given back once the handshake is over.
-pub(crate) async fn serve<R, W>(reader: R, writer: W, hub: Arc<Hub>, place: OwnedSemaphorePermit)
-where
-    R: AsyncRead + Unpin + Send,
-    W: AsyncWrite + Unpin + Send,
-{
+/// A connection whose transport is established.
+pub(crate) struct Arrival {
+    pub(crate) reader: Reader,
+    pub(crate) writer: Writer,
+    /// The name in the certificate that the client proved to own; `None` without one.
+    pub(crate) certificate_name: Option<Arc<str>>,
+    /// Given back once the handshake is over.
+    pub(crate) place: OwnedSemaphorePermit,
+}
+
+/// Serves a connection from its first byte to its last.
+pub(crate) async fn serve(arrival: Arrival, hub: Arc<Hub>) {
     let _count_panic = CountPanic(Arc::clone(&hub));
+    let Arrival {
+        reader,
+        writer,
+        certificate_name,
+        place,
+    } = arrival;
     let mut wire = Wire::new(reader, writer);
-    let Some(admitted) = connect::handshake(&mut wire, &hub).await else {
+    let Some(admitted) = connect::handshake(&mut wire, certificate_name, &hub).await else {
         return;
     };
     drop(place);
@@ -103,8 +112,8 @@ impl Drop for CountPanic {
     }
 }
 
-struct Session<R, W> {
-    wire: Wire<R, W>,
+struct Session {
+    wire: Wire,
     hub: Arc<Hub>,
     version: Version,
     link: RouterLink,
@@ -139,12 +148,8 @@ enum Step {
     Tick,
 }
 
-impl<R, W> Session<R, W>
-where
-    R: AsyncRead + Unpin + Send,
-    W: AsyncWrite + Unpin + Send,
-{
-    fn new(wire: Wire<R, W>, hub: Arc<Hub>, admitted: Admitted) -> (Self, Ticket) {
+impl Session {
+    fn new(wire: Wire, hub: Arc<Hub>, admitted: Admitted) -> (Self, Ticket) {
         let session = Self {
             wire,
             version: admitted.version,

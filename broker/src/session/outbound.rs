@@ -7,14 +7,9 @@ use crate::{
     message::QoS,
     router::Incoming,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
-impl<R, W> Session<R, W>
-where
-    R: AsyncRead + Unpin + Send,
-    W: AsyncWrite + Unpin + Send,
-{
+impl Session {
     /// Whether another message may be made ready for the client.
     pub(super) fn has_room(&self) -> bool {
         self.wire.out.len() < OUT_HIGH && self.inflight.len() < self.window

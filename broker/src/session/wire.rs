@@ -19,9 +19,15 @@ pub(super) const OUT_HIGH: usize = 64 * 1024;
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
 
-pub(super) struct Wire<R, W> {
-    pub(super) reader: R,
-    pub(super) writer: W,
+/// Where bytes of a client come from, whatever the transport.
+pub(crate) type Reader = Box<dyn AsyncRead + Unpin + Send>;
+
+/// Where bytes to a client go.
+pub(crate) type Writer = Box<dyn AsyncWrite + Unpin + Send>;
+
+pub(super) struct Wire {
+    pub(super) reader: Reader,
+    pub(super) writer: Writer,
     pub(super) input: BytesMut,
     pub(super) out: BytesMut,
     pub(super) read_size: usize,
@@ -29,8 +35,8 @@ pub(super) struct Wire<R, W> {
     pub(super) stalled_since: Option<Instant>,
 }
 
-impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Wire<R, W> {
-    pub(super) fn new(reader: R, writer: W) -> Self {
+impl Wire {
+    pub(super) fn new(reader: Reader, writer: Writer) -> Self {
         Self {
             reader,
             writer,
@@ -101,8 +107,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Wire<R, W> {
 }
 
 /// Reads once into a buffer that adapts its size. Cancel-safe.
-pub(super) async fn read_some<R: AsyncRead + Unpin>(
-    reader: &mut R,
+pub(super) async fn read_some(
+    reader: &mut Reader,
     input: &mut BytesMut,
     read_size: &mut usize,
 ) -> io::Result<usize> {
