@@ -248,7 +248,7 @@ impl Session {
             };
             pending.codes.push(code);
         }
-        if self.pressed {
+        if self.pressed_since.is_some() {
             // New subscriptions are to be waited for as well.
             self.inbox.press(true);
         }

@@ -26,6 +26,7 @@ use crate::{
     inbox::Inbox,
     publisher::Publisher,
     router::{Incoming, RouterGone, RouterLink},
+    subscriptions::HOLD_MAX,
 };
 use absence::PendingWill;
 use connect::Newcomer;
@@ -58,9 +59,13 @@ const TAKE_MAX: usize = 512;
 /// SUBSCRIBE packets that may wait for the router before no more packets are read.
 const SUBACKS_MAX: usize = 64;
 
-/// How often a session that takes nothing from the router, since publishers wait for it, looks whether they still do.
-/// Once they do not, its logs have half their bytes left, which takes a publisher longer to fill.
-const PAUSE: Duration = Duration::from_millis(1);
+/// For how long a session whose queue fills takes nothing from the router, while publishers wait for it: until the last
+/// of them has given up.
+const PAUSE_MAX: Duration = HOLD_MAX.saturating_mul(2);
+
+/// How often such a session looks whether they still wait. Once they do not, its logs have half their bytes left, which
+/// takes a publisher longer to fill.
+const PAUSE_POLL: Duration = Duration::from_millis(1);
 
 /// Why a connection ends.
 #[derive(Debug)]
@@ -154,8 +159,8 @@ struct Session {
     will: Option<PendingWill>,
     gate: watch::Receiver<Arc<Gate>>,
     held: bool,
-    /// Publishers are asked to wait, since the queue fills.
-    pressed: bool,
+    /// Since when publishers are asked to wait because the queue fills.
+    pressed_since: Option<Instant>,
     /// When the queue was last searched for messages that have expired.
     swept_s: u32,
     /// Counted here and added to the shared counters once a step.
@@ -204,7 +209,7 @@ impl Session {
             will: None,
             gate,
             held: false,
-            pressed: false,
+            pressed_since: None,
             swept_s: 0,
             taken_in: 0,
             delivered: 0,
@@ -287,7 +292,7 @@ impl Session {
                 self.process_input(conn)?;
                 continue;
             }
-            let paused = self.pressed && !self.inbox.is_slow();
+            let paused = self.is_paused();
             let held = self.held;
             let Wire {
                 reader,
@@ -313,7 +318,7 @@ impl Session {
                     wrote = writer.write(out), if !out.is_empty() => Step::Wrote(wrote),
                     read = wire::read_some(reader, input, read_size), if can_read => Step::Read(read),
                     incoming = self.link.next(), if !paused => Step::Incoming(incoming),
-                    () = sleep(PAUSE), if paused => continue,
+                    () = sleep(PAUSE_POLL), if paused => continue,
                     () = self.publisher.wait(), if held => Step::Look,
                     () = &mut tick => Step::Tick,
                 }

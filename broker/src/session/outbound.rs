@@ -1,7 +1,7 @@
 //! Messages to the client: at once if nothing stands before them, by way of the queue if something does.
 
 use super::{
-    End, Session,
+    End, PAUSE_MAX, Session,
     connection::{Connection, Unsent},
     inflight::Again,
     queue::Outgoing,
@@ -13,7 +13,10 @@ use crate::{
     message::QoS,
     router::Incoming,
 };
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 use tracing::{debug, warn};
 
 /// Shares of a queue's bounds, as divisors: publishers are asked to wait above 1/2 and released below 1/4. The half that
@@ -209,25 +212,35 @@ impl Session {
 
     /// Brings the hub's sums up to date, and has publishers wait while the queue fills.
     pub(super) fn balance(&mut self) {
+        self.settle_account();
+        let pressed = self.pressed_since.is_some();
+        if pressed != self.is_filled(if pressed { LOW } else { HIGH }) {
+            self.pressed_since = (!pressed).then(Instant::now);
+            self.inbox.press(!pressed);
+        }
+    }
+
+    fn settle_account(&mut self) {
         let count = self.queue.len() + self.inflight.len();
         let bytes = self.queue.bytes() + self.inflight.bytes();
         self.account.set(count, bytes);
-        let limits = &self.hub.limits;
-        let filled = |share| {
-            self.queue.bytes() > limits.queue_bytes_max / share
-                || self.queue.len() > limits.queue_count_max / share
-        };
-        if self.pressed != filled(if self.pressed { LOW } else { HIGH }) {
-            self.pressed = !self.pressed;
-            self.inbox.press(self.pressed);
-        }
     }
 
     /// Whether the queue is filled so far that publishers have to wait.
     pub(super) fn is_filling(&self) -> bool {
+        self.is_filled(HIGH)
+    }
+
+    /// Whether nothing should be taken from the router now: publishers wait, so that their logs lose nothing.
+    pub(super) fn is_paused(&self) -> bool {
+        let pressed = self.pressed_since;
+        pressed.is_some_and(|since| since.elapsed() < PAUSE_MAX) && !self.inbox.is_slow()
+    }
+
+    fn is_filled(&self, share: usize) -> bool {
         let limits = &self.hub.limits;
-        self.queue.bytes() > limits.queue_bytes_max / HIGH
-            || self.queue.len() > limits.queue_count_max / HIGH
+        self.queue.bytes() > limits.queue_bytes_max / share
+            || self.queue.len() > limits.queue_count_max / share
     }
 
     /// Whether the queue is over a bound.
@@ -248,6 +261,7 @@ impl Session {
 
     /// Brings the queue within its bounds by what has expired, then by QoS 0, oldest first. False if that does not do.
     pub(super) fn make_room(&mut self) -> bool {
+        self.settle_account();
         if !self.is_overfull() {
             return true;
         }
@@ -259,6 +273,7 @@ impl Session {
             self.release(&mut outgoing);
             self.hub.counters.dropped_queue_qos0.bump();
         }
+        self.settle_account();
         true
     }
 
@@ -279,6 +294,7 @@ impl Session {
             warn!(client_id = %self.identity.client_id, "more messages wait for an absent client than may, the oldest are dropped; this is said once and counted from now on");
         }
         self.hub.counters.dropped_queue.add(dropped);
+        self.settle_account();
     }
 
     /// Drops what has waited too long or has expired; at most once a second.
