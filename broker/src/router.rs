@@ -11,6 +11,8 @@
 //!   data ride in its MQTT 5 properties, of which the router copies these without allocating.
 //! - It takes all that waits on a link in one go. So packets that were queued together are dealt with together, and
 //!   either all or none of them come before those of another link.
+//! - A link that publishes to a log which it reads, and unsubscribes in the same go, keeps a read request that nobody
+//!   knows of: the next subscription gets everything twice. So an UNSUBSCRIBE goes before all publications that wait.
 //! - A send to it can block while its channel of 1,000 events is full, but its thread never waits for a link, so that
 //!   such a wait lasts one turn of its loop. A link has one event under way at most, whatever the number of packets.
 
@@ -212,6 +214,7 @@ impl Router {
             tx,
             rx,
             outbox: VecDeque::new(),
+            endings: Vec::new(),
             holds: Vec::new(),
             wake_due: false,
         })
@@ -250,6 +253,8 @@ pub(crate) struct RouterLink {
     tx: LinkTx,
     rx: LinkRx,
     outbox: VecDeque<Packet>,
+    /// UNSUBSCRIBE packets, to go before what waits already.
+    endings: Vec<Unsubscribe>,
     /// What packets in the outbox hold until they have been handed over.
     holds: Vec<Hold>,
     /// The router has stopped sending until it is woken; kept here so that a cancelled wait forgets nothing.
@@ -324,8 +329,9 @@ impl RouterLink {
             pkid: 1,
             filters: vec![log.filter()],
         };
-        self.outbox
-            .push_back(Packet::Unsubscribe(unsubscribe, None));
+        if !put_behind_subscribe(&mut self.outbox, &unsubscribe) {
+            self.endings.push(unsubscribe);
+        }
     }
 
     pub(crate) fn queue_fence(&mut self) {
@@ -340,12 +346,12 @@ impl RouterLink {
     }
 
     fn hand_over(&mut self) -> Result<(), RouterGone> {
-        if self.outbox.is_empty() {
+        if self.outbox.is_empty() && self.endings.is_empty() {
             return Ok(());
         }
         // Sending adds a packet and wakes the router, which may have taken the others by then. So the packet sent is
         // none of them, unless there is only one.
-        let only = if self.outbox.len() == 1 {
+        let only = if self.outbox.len() == 1 && self.endings.is_empty() {
             self.outbox.pop_back()
         } else {
             None
@@ -355,6 +361,11 @@ impl RouterLink {
             // What lies there was announced and will be fetched together with what is added now. A router that has
             // stopped fetches nothing: past the mark it is told again, which fails if it is gone.
             let announced = !buffer.is_empty() && buffer.len() < 2 * BACKLOG_MAX;
+            for ending in self.endings.drain(..) {
+                if !put_behind_subscribe(&mut buffer, &ending) {
+                    buffer.push_front(Packet::Unsubscribe(ending, None));
+                }
+            }
             buffer.extend(self.outbox.drain(..));
             if announced {
                 buffer.extend(only);
@@ -409,6 +420,22 @@ impl RouterLink {
     pub(crate) fn try_next(&mut self) -> Result<Option<Incoming>, RouterGone> {
         self.next().now_or_never().transpose()
     }
+}
+
+/// Puts an UNSUBSCRIBE right behind the last SUBSCRIBE of the same log; false if there is none.
+fn put_behind_subscribe(packets: &mut VecDeque<Packet>, ending: &Unsubscribe) -> bool {
+    let of_same_log = |packet: &Packet| match packet {
+        Packet::Subscribe(subscribe, _) => subscribe
+            .filters
+            .iter()
+            .any(|filter| ending.filters.contains(&filter.path)),
+        _ => false,
+    };
+    let Some(at) = packets.iter().rposition(of_same_log) else {
+        return false;
+    };
+    packets.insert(at + 1, Packet::Unsubscribe(ending.clone(), None));
+    true
 }
 
 /// A packet that the router takes and does nothing about.
