@@ -118,6 +118,26 @@ impl Hold {
     }
 }
 
+/// Says which stamps may be under way to the router: this one and later ones.
+#[derive(Debug)]
+pub(crate) struct Announcement(Arc<AtomicU64>);
+
+/// What a publisher's cell holds while nothing is under way.
+pub(crate) const NOTHING: u64 = u64::MAX;
+
+impl Announcement {
+    pub(crate) fn new(cell: &Arc<AtomicU64>, stamp: u64) -> Self {
+        cell.store(stamp, Ordering::SeqCst);
+        Self(Arc::clone(cell))
+    }
+}
+
+impl Drop for Announcement {
+    fn drop(&mut self) {
+        self.0.store(NOTHING, Ordering::SeqCst);
+    }
+}
+
 impl Drop for Hold {
     fn drop(&mut self) {
         self.0.holds.fetch_sub(1, Ordering::AcqRel);
@@ -216,6 +236,7 @@ impl Router {
             outbox: VecDeque::new(),
             endings: Vec::new(),
             holds: Vec::new(),
+            announcement: None,
             wake_due: false,
         })
     }
@@ -257,6 +278,7 @@ pub(crate) struct RouterLink {
     endings: Vec<Unsubscribe>,
     /// What packets in the outbox hold until they have been handed over.
     holds: Vec<Hold>,
+    announcement: Option<Announcement>,
     /// The router has stopped sending until it is woken; kept here so that a cancelled wait forgets nothing.
     wake_due: bool,
 }
@@ -303,6 +325,11 @@ impl RouterLink {
         self.holds.push(hold);
     }
 
+    /// Announces, until the next flush, what is going to be queued. There is one publisher to a link.
+    pub(crate) fn announce(&mut self, announcement: impl FnOnce() -> Announcement) {
+        self.announcement.get_or_insert_with(announcement);
+    }
+
     pub(crate) fn queue_subscribe(&mut self, log: &Log, slot: usize) {
         let filter = Filter {
             path: log.filter(),
@@ -342,6 +369,7 @@ impl RouterLink {
     pub(crate) fn flush(&mut self) -> Result<(), RouterGone> {
         let handed_over = self.hand_over();
         self.holds.clear();
+        self.announcement = None;
         handed_over
     }
 

@@ -9,7 +9,7 @@
 use crate::{
     filters::Filters,
     message::Envelope,
-    router::{Log, Router},
+    router::{Announcement, Log, NOTHING, Router},
     share::Group,
     topic::Wanted,
 };
@@ -42,6 +42,8 @@ pub(crate) struct Subscriptions {
     /// Grows with every subscription that comes into force; see [`crate::inbox`] for what it is good for.
     stamp: AtomicU64,
     count: AtomicUsize,
+    /// For each publisher the least stamp of what it has not handed to the router yet.
+    publishing: RwLock<Vec<Arc<AtomicU64>>>,
     table: RwLock<Table>,
 }
 
@@ -119,6 +121,7 @@ impl Subscriptions {
             generation: AtomicU64::new(0),
             stamp: AtomicU64::new(0),
             count: AtomicUsize::new(0),
+            publishing: RwLock::default(),
             table: RwLock::default(),
         }
     }
@@ -127,9 +130,42 @@ impl Subscriptions {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// The stamp of a message published now: to be read before [`Subscriptions::generation`].
+    /// The stamp of a message published now: to be read after an announcement, before [`Subscriptions::generation`].
     pub(crate) fn stamp(&self) -> u64 {
-        self.stamp.load(Ordering::Acquire)
+        self.stamp.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn register_publisher(&self) -> Arc<AtomicU64> {
+        let cell = Arc::new(AtomicU64::new(NOTHING));
+        self.publishing
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::clone(&cell));
+        cell
+    }
+
+    pub(crate) fn forget_publisher(&self, cell: &Arc<AtomicU64>) {
+        self.publishing
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|other| !Arc::ptr_eq(other, cell));
+    }
+
+    /// Says that the publisher begins to queue messages, with the present stamp or a later one.
+    pub(crate) fn announce(&self, cell: &Arc<AtomicU64>) -> Announcement {
+        Announcement::new(cell, self.stamp())
+    }
+
+    /// Whether all messages with stamps below `stamp` have been handed to the router. A publisher whose announcement is
+    /// not seen here reads its stamps after this, and finds none below.
+    pub(crate) fn is_settled(&self, stamp: u64) -> bool {
+        let publishing = self
+            .publishing
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        publishing
+            .iter()
+            .all(|cell| cell.load(Ordering::SeqCst) >= stamp)
     }
 
     /// Notes that the router has put a subscription in force. Messages with the stamp returned, or a later one, reach it.
@@ -137,7 +173,7 @@ impl Subscriptions {
         if let Some(group) = &seat.group {
             group.put_in_force(&seat.channel);
         }
-        self.stamp.fetch_add(1, Ordering::AcqRel) + 1
+        self.stamp.fetch_add(1, Ordering::SeqCst) + 1
     }
 
     /// The number of subscriptions.

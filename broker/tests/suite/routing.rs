@@ -1,6 +1,8 @@
 //! Who gets a message, and how often: filters that overlap, subscriptions that come and go, subscribers that stall.
 
-use crate::common::{DEADLINE, Packet, Raw, eventually, in_time, open_config, packet, start, with_limits};
+use crate::common::{
+    DEADLINE, Packet, Raw, eventually, in_time, open_config, packet, start, with_limits,
+};
 use lamppost_broker::{
     Broker, LinkPublisher, LinkReceiver, Message, Publish, QoS, SubscribeOptions,
 };
