@@ -124,6 +124,7 @@ impl Hub {
             absent_sessions: presences.absent as u64,
             queued_messages: self.waiting.count.load(Ordering::Relaxed) as u64,
             queued_bytes: self.waiting.bytes.load(Ordering::Relaxed) as u64,
+            subscriptions: self.subscriptions.count() as u64,
             retained_count: retained_count as u64,
             retained_bytes: retained_bytes as u64,
             ..self.counters.snapshot()

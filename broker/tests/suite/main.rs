@@ -16,5 +16,7 @@ mod qos2;
 mod queue;
 mod resume;
 mod retained;
+mod routing;
 mod sessions;
+mod shared;
 mod wills;
