@@ -429,3 +429,6 @@ fn count_refusal(hub: &Hub, error: DecodeError) {
     }
     debug!(%error, "bytes from a client are refused");
 }
+
+#[cfg(test)]
+mod tests;
