@@ -455,12 +455,12 @@ impl RouterLink {
 
 /// Puts an UNSUBSCRIBE right behind the last SUBSCRIBE of the same log; false if there is none.
 fn put_behind_subscribe(packets: &mut VecDeque<Packet>, ending: &Unsubscribe) -> bool {
-    let of_same_log = |packet: &Packet| match packet {
-        Packet::Subscribe(subscribe, _) => subscribe
-            .filters
-            .iter()
-            .any(|filter| ending.filters.contains(&filter.path)),
-        _ => false,
+    let of_same_log = |packet: &Packet| {
+        let Packet::Subscribe(subscribe, _) = packet else {
+            return false;
+        };
+        let mut filters = subscribe.filters.iter();
+        filters.any(|filter| ending.filters.contains(&filter.path))
     };
     let Some(at) = packets.iter().rposition(of_same_log) else {
         return false;
