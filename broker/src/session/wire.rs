@@ -1,11 +1,16 @@
 //! The byte stream of a connection with its two buffers.
 
+use super::Arrival;
 use bytes::{Buf, BytesMut};
 use std::{
     io,
+    sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::OwnedSemaphorePermit,
+};
 
 /// A read buffer begins small, since most clients say little, and doubles up to this while reads fill it.
 const READ_MIN: usize = 4 * 1024;
@@ -36,15 +41,24 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn new(reader: Reader, writer: Writer) -> Self {
-        Self {
+    /// Takes an arrival apart: the wire, which keeps whatever must live as long as the connection, the name that the
+    /// client has proved, and the handshake's place.
+    pub(super) fn new(arrival: Arrival) -> (Self, Option<Arc<str>>, OwnedSemaphorePermit) {
+        let Arrival {
+            reader,
+            writer,
+            certificate_name,
+            place,
+        } = arrival;
+        let wire = Self {
             reader,
             writer,
             input: BytesMut::new(),
             out: BytesMut::new(),
             read_size: READ_MIN,
             stalled_since: None,
-        }
+        };
+        (wire, certificate_name, place)
     }
 
     pub(super) async fn read(&mut self) -> io::Result<usize> {

@@ -6,10 +6,15 @@
 )]
 
 mod access;
+mod aliases;
 mod common;
 mod interop;
 mod lifecycle;
 mod links;
 mod protocol;
+mod qos2;
+mod queue;
+mod resume;
 mod retained;
 mod sessions;
+mod wills;
