@@ -16,6 +16,7 @@ use crate::{
     message::{Draft, QoS},
     publisher::Publisher,
     router::{Incoming, RouterGone, RouterLink},
+    transport::{AddressPlace, HandshakePlace},
 };
 use connect::Admitted;
 use inbound::PendingSubAck;
@@ -25,7 +26,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{io::AsyncWriteExt, sync::OwnedSemaphorePermit, time::sleep_until};
+use tokio::{io::AsyncWriteExt, time::sleep_until};
 use tracing::{debug, warn};
 use wire::{OUT_HIGH, Wire};
 pub(crate) use wire::{Reader, Writer};
@@ -71,8 +72,12 @@ pub(crate) struct Arrival {
     pub(crate) writer: Writer,
     /// The name in the certificate that the client proved to own; `None` without one.
     pub(crate) certificate_name: Option<Arc<str>>,
+    /// By when CONNECT must be complete.
+    pub(crate) deadline: tokio::time::Instant,
     /// Given back once the handshake is over.
-    pub(crate) place: OwnedSemaphorePermit,
+    pub(crate) place: HandshakePlace,
+    /// Given back once the connection is closed.
+    pub(crate) address_place: Option<AddressPlace>,
 }
 
 /// Serves a connection from its first byte to its last.
@@ -82,10 +87,13 @@ pub(crate) async fn serve(arrival: Arrival, hub: Arc<Hub>) {
         reader,
         writer,
         certificate_name,
+        deadline,
         place,
+        address_place: _address_place,
     } = arrival;
     let mut wire = Wire::new(reader, writer);
-    let Some(admitted) = connect::handshake(&mut wire, certificate_name, &hub).await else {
+    let Some(admitted) = connect::handshake(&mut wire, certificate_name, deadline, &hub).await
+    else {
         return;
     };
     drop(place);
