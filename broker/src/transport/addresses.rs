@@ -108,9 +108,9 @@ impl Places {
     ) -> Result<(HandshakePlace, Option<AddressPlace>), Refused> {
         let take = || Arc::clone(&self.handshakes).try_acquire_owned();
         if self.loopback_exempt && address.to_canonical().is_loopback() {
-            let _permit = take().map_err(|_| Refused::Handshakes)?;
+            let permit = take().map_err(|_| Refused::Handshakes)?;
             let place = HandshakePlace {
-                _permit,
+                _permit: permit,
                 address: None,
             };
             return Ok((place, None));
@@ -125,12 +125,12 @@ impl Places {
         if counts.handshakes >= self.handshakes_max {
             return Err(Refused::AddressHandshakes);
         }
-        let _permit = take().map_err(|_| Refused::Handshakes)?;
+        let permit = take().map_err(|_| Refused::Handshakes)?;
         let counts = addresses.counts.entry(origin).or_default();
         counts.open += 1;
         counts.handshakes += 1;
         let place = HandshakePlace {
-            _permit,
+            _permit: permit,
             address: Some((Arc::clone(self), origin)),
         };
         let places = Arc::clone(self);

@@ -63,23 +63,20 @@ where
         clippy::result_large_err,
         reason = "the shape is tungstenite's, once a connection"
     )]
-    let check = |request: &Request, mut response: Response| match refusal(request, settings, secure)
-    {
-        Some((status, why)) => {
-            debug!(%status, why, "a WebSocket request is refused");
-            let mut refused = ErrorResponse::new(Some(format!("{why}\n")));
-            *refused.status_mut() = status;
-            let close = HeaderValue::from_static("close");
-            refused.headers_mut().insert(header::CONNECTION, close);
-            Err(refused)
-        }
-        None => {
+    let check = |request: &Request, mut response: Response| {
+        let Some((status, why)) = refusal(request, settings, secure) else {
             let chosen = HeaderValue::from_static(SUBPROTOCOL);
             response
                 .headers_mut()
                 .insert(header::SEC_WEBSOCKET_PROTOCOL, chosen);
-            Ok(response)
-        }
+            return Ok(response);
+        };
+        debug!(%status, why, "a WebSocket request is refused");
+        let mut refused = ErrorResponse::new(Some(format!("{why}\n")));
+        *refused.status_mut() = status;
+        let close = HeaderValue::from_static("close");
+        refused.headers_mut().insert(header::CONNECTION, close);
+        Err(refused)
     };
     match tokio_tungstenite::accept_hdr_async_with_config(stream, check, Some(config)).await {
         Ok(inner) => {
@@ -213,9 +210,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WsStream<S> {
                 }
                 Some(Err(Error::Io(error))) => return Poll::Ready(Err(error)),
                 Some(Err(error)) => {
-                    let code = match error {
-                        Error::Capacity(_) => CloseCode::Size,
-                        _ => CloseCode::Protocol,
+                    let code = if matches!(error, Error::Capacity(_)) {
+                        CloseCode::Size
+                    } else {
+                        CloseCode::Protocol
                     };
                     let error = this.refuse(cx, code, &error.to_string());
                     return Poll::Ready(Err(error));
@@ -251,10 +249,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WsStream<S> {
 }
 
 fn broken(error: Error) -> io::Error {
-    match error {
-        Error::Io(error) => error,
-        other => io::Error::new(io::ErrorKind::BrokenPipe, other.to_string()),
+    if let Error::Io(error) = error {
+        return error;
     }
+    io::Error::new(io::ErrorKind::BrokenPipe, error.to_string())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-"""One scenario against a broker, with Eclipse paho. Arguments: port, 3 or 5. Exit code 0 if all held."""
+"""One scenario against a broker, with Eclipse paho. Arguments: port, 3 or 5, tcp or websockets. Exit code 0 if all held."""
 
 import queue
 import sys
@@ -6,6 +6,7 @@ import sys
 import paho.mqtt.client as mqtt
 
 PORT, VERSION = int(sys.argv[1]), int(sys.argv[2])
+TRANSPORT = sys.argv[3] if len(sys.argv) > 3 else "tcp"
 PROTOCOL = mqtt.MQTTv5 if VERSION == 5 else mqtt.MQTTv311
 TIMEOUT = 30
 
@@ -13,7 +14,7 @@ TIMEOUT = 30
 class Client:
     def __init__(self, name, user=None, will=None):
         self.messages, self.events = queue.Queue(), queue.Queue()
-        self.mqtt = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=PROTOCOL)
+        self.mqtt = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=PROTOCOL, transport=TRANSPORT)
         self.mqtt.on_connect = lambda c, u, flags, reason, props: self.events.put(("connect", reason))
         self.mqtt.on_subscribe = lambda c, u, mid, reasons, props: self.events.put(("subscribe", reasons))
         self.mqtt.on_publish = lambda c, u, mid, reason, props: self.events.put(("publish", reason))

@@ -6,6 +6,7 @@
 )]
 
 mod access;
+mod certificates;
 mod common;
 mod interop;
 mod lifecycle;
@@ -13,3 +14,6 @@ mod links;
 mod protocol;
 mod retained;
 mod sessions;
+mod tls;
+mod transport;
+mod websocket;
