@@ -225,7 +225,8 @@ async fn mosquitto_with_certificates() {
     let authority = Authority::new();
     let (broker, address) = start(only(authority.listener(Some(true)))).await;
     let known = authority.client("lamp-7");
-    let unknown = Authority::new().client("lamp-7");
+    let stranger = Authority::new();
+    let unknown = stranger.client("lamp-7");
     for version in ["mqttv311", "mqttv5"] {
         mosquitto_talks(&broker, address, &authority, &known, version).await;
         for identity in [None, Some(&unknown)] {

@@ -267,7 +267,7 @@ async fn closing_is_answered_from_both_sides() {
     send(&mut socket, hello(true)).await;
     assert_eq!(binary(&mut socket).await[0], 0x20);
     let stopping = tokio::spawn(broker.stop());
-    assert_eq!(binary(&mut socket).await, [0xe0, 2, 0x8b, 0]);
+    assert_eq!(binary(&mut socket).await, [0xe0, 1, 0x8b]);
     assert!(matches!(
         in_time("the close", socket.next()).await,
         Some(Ok(Message::Close(_)))
