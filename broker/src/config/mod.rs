@@ -27,7 +27,7 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Whether clients without a user name are let in.
     pub allow_anonymous: bool,
-    /// States that anonymous clients are wanted although the address can be reached from other machines.
+    /// States that anonymous clients are wanted although other machines, or all web pages, can reach a listener.
     pub expose_anonymous: bool,
     /// Who may connect with a password.
     pub users: Vec<User>,
@@ -331,7 +331,7 @@ pub enum ConfigError {
     /// Anonymous clients would be let in from other machines.
     #[error(
         "anonymous clients would be let in from other machines at {0}: listen on a loopback address, add users and \
-         set allow_anonymous = false, or state expose_anonymous = true"
+         set allow_anonymous = false, require client certificates, or state expose_anonymous = true"
     )]
     AnonymousExposed(SocketAddr),
 }

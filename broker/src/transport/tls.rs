@@ -12,7 +12,7 @@ use rustls::{
         CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
         pem::{self, PemObject},
     },
-    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use std::{
     fs,
@@ -168,9 +168,13 @@ fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
         Some(clients) => builder.with_client_cert_verifier(verifier(clients, provider)?),
         None => builder.with_no_client_auth(),
     };
-    Ok(Arc::new(
-        builder.with_single_cert(chain, key).map_err(pair)?,
-    ))
+    let mut config = builder.with_single_cert(chain, key).map_err(pair)?;
+    if clients.is_some() {
+        // A session that is resumed skips the check of the client's certificate, which may have expired since.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
+    Ok(Arc::new(config))
 }
 
 fn verifier(

@@ -257,8 +257,81 @@ fn broken(error: Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{Request, refusal};
-    use crate::config::WebSocket;
+    use super::{Bytes, Request, WsStream, refusal};
+    use crate::{
+        config::{Config, WebSocket},
+        hub::Hub,
+    };
+    use proptest::prelude::*;
+    use std::sync::Arc;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        runtime::Handle,
+    };
+    use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
+
+    /// What comes out of a stream into which `bytes` go, and whether it ends well.
+    async fn read_all(hub: &Arc<Hub>, bytes: &[u8]) -> (Vec<u8>, bool) {
+        let (near, mut far) = tokio::io::duplex(1 << 16);
+        let inner = WebSocketStream::from_raw_socket(near, Role::Server, None).await;
+        let mut stream = WsStream {
+            inner,
+            unread: Bytes::new(),
+            hub: Arc::clone(hub),
+        };
+        far.write_all(bytes).await.unwrap();
+        far.shutdown().await.unwrap();
+        let mut out = Vec::new();
+        let ended = stream.read_to_end(&mut out).await;
+        (out, ended.is_ok())
+    }
+
+    /// A client's frame with the mask 0, which changes nothing.
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let length = 0x80 | u8::try_from(payload.len()).unwrap();
+        [&[first, length, 0, 0, 0, 0], payload].concat()
+    }
+
+    /// Frames of a client and the bytes that they carry. Kinds: the end of a message, a fragment, a ping, a pong.
+    fn frames(parts: &[(u8, Vec<u8>)]) -> (Vec<u8>, Vec<u8>) {
+        let (mut sent, mut carried, mut open) = (Vec::new(), Vec::new(), false);
+        for (kind, payload) in parts {
+            let data = if open { 0 } else { 2 };
+            match kind {
+                0 => sent.extend(frame(0x80 | data, payload)),
+                1 => sent.extend(frame(data, payload)),
+                2 => sent.extend(frame(0x89, payload)),
+                _ => sent.extend(frame(0x8a, payload)),
+            }
+            if *kind < 2 {
+                carried.extend(payload);
+                open = *kind == 1;
+            }
+        }
+        if open {
+            sent.extend(frame(0x80, &[]));
+        }
+        (sent, carried)
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_come_out_as_they_went_in_and_nonsense_is_an_end(
+            parts in proptest::collection::vec((0..4u8, proptest::collection::vec(any::<u8>(), 0..100)), 0..20),
+            nonsense in proptest::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let hub = Arc::new(Hub::new(&Config::default(), Handle::current()));
+                let (mut sent, carried) = frames(&parts);
+                prop_assert_eq!(read_all(&hub, &sent).await, (carried.clone(), true));
+                sent.extend(&nonsense);
+                let (got, _) = read_all(&hub, &sent).await;
+                prop_assert!(got.starts_with(&carried));
+                Ok(())
+            })?;
+        }
+    }
 
     fn refused(
         origins: &[&str],
