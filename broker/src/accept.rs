@@ -5,9 +5,11 @@ use crate::{
     session::{self, Arrival},
     transport::{AddressPlace, HandshakePlace, Places, Refused, Transport},
 };
+use futures_util::FutureExt as _;
 use socket2::{SockRef, TcpKeepalive};
 use std::{
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,6 +24,7 @@ const ERROR_PAUSE: Duration = Duration::from_millis(100);
 const PROBE_AFTER: Duration = Duration::from_mins(1);
 
 /// What one listener works with.
+#[derive(Debug)]
 pub(crate) struct Entrance {
     pub(crate) listener: TcpListener,
     pub(crate) transport: Arc<Transport>,
@@ -65,27 +68,32 @@ async fn serve(
     (place, address_place): (HandshakePlace, Option<AddressPlace>),
     hub: Arc<Hub>,
 ) {
-    let deadline = tokio::time::Instant::now() + hub.limits.handshake_timeout;
     // On the heap, so that its state does not stay with the session.
-    let establish = Box::pin(transport.establish(stream, &hub));
+    let establish = Box::pin(AssertUnwindSafe(transport.establish(stream, &hub)).catch_unwind());
     let established = tokio::select! {
         () = hub.stop.cancelled() => return,
-        established = tokio::time::timeout_at(deadline, establish) => established,
+        established = tokio::time::timeout_at(place.deadline.into(), establish) => established,
     };
-    let Ok(established) = established else {
-        hub.counters.handshake_timeouts.bump();
-        debug!("the transport was not established in time");
-        return;
+    let established = match established {
+        Ok(Ok(Some(established))) => established,
+        Ok(Ok(None)) => return,
+        Ok(Err(_)) => {
+            hub.counters.panics.bump();
+            warn!(
+                "a library for TLS or WebSocket panicked; the connection is closed and nothing else"
+            );
+            return;
+        }
+        Err(_) => {
+            hub.counters.handshake_timeouts.bump();
+            debug!("the transport was not established in time");
+            return;
+        }
     };
-    let Some(established) = established else {
-        return;
-    };
-    drop(transport);
     let arrival = Arrival {
         reader: established.reader,
         writer: established.writer,
         certificate_name: established.certificate_name,
-        deadline,
         place,
         address_place,
     };
@@ -112,7 +120,7 @@ fn count(hub: &Hub, peer: SocketAddr, refused: Refused) {
         ),
         Refused::AddressHandshakes => (
             &counters.refused_address_handshakes,
-            limits.handshakes_max / 2,
+            limits.handshakes_max.div_ceil(2),
             "too many connections of this address have not completed their handshake",
         ),
         Refused::AddressOpen => (

@@ -1,9 +1,10 @@
 //! An MQTT broker: rumqttd's router behind a front door of our own.
 //!
-//! It speaks MQTT 3.1.1 and 5 on one port, over TCP, TLS or WebSocket, and to the process it is embedded in. The way of a message:
+//! It speaks MQTT 3.1.1 and 5 on one port, over TCP, TLS or WebSocket, and to the process it is embedded in. The way of a
+//! message:
 //!
-//! - `accept` takes connections within bounds; `transport` is TLS and WebSocket, if any; `session` serves one: handshake, packets in, messages
-//!   out; `codec` is the wire format;
+//! - `accept` takes connections within bounds, and `transport` does what stands before MQTT: TLS, WebSocket;
+//! - `session` serves one: handshake, packets in, messages out; `codec` is the wire format;
 //! - `auth` says who a client is and which topics it may use; `topic` knows filters;
 //! - `publisher` routes a message to the logs of the filters that select it and to the `retained` store;
 //! - `subscriptions` knows those filters and who lags; `router` is the home of rumqttd, which holds the logs;

@@ -58,12 +58,12 @@ struct Refusal {
 pub(super) async fn handshake(
     wire: &mut Wire,
     certificate_name: Option<Arc<str>>,
-    deadline: tokio::time::Instant,
+    deadline: std::time::Instant,
     hub: &Arc<Hub>,
 ) -> Option<Admitted> {
     let packet = tokio::select! {
         () = hub.stop.cancelled() => return None,
-        packet = tokio::time::timeout_at(deadline, first_packet(wire, hub)) => packet,
+        packet = tokio::time::timeout_at(deadline.into(), first_packet(wire, hub)) => packet,
     };
     let Ok(packet) = packet else {
         hub.counters.handshake_timeouts.bump();

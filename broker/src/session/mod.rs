@@ -72,8 +72,6 @@ pub(crate) struct Arrival {
     pub(crate) writer: Writer,
     /// The name in the certificate that the client proved to own; `None` without one.
     pub(crate) certificate_name: Option<Arc<str>>,
-    /// By when CONNECT must be complete.
-    pub(crate) deadline: tokio::time::Instant,
     /// Given back once the handshake is over.
     pub(crate) place: HandshakePlace,
     /// Given back once the connection is closed.
@@ -87,12 +85,12 @@ pub(crate) async fn serve(arrival: Arrival, hub: Arc<Hub>) {
         reader,
         writer,
         certificate_name,
-        deadline,
         place,
         address_place: _address_place,
     } = arrival;
     let mut wire = Wire::new(reader, writer);
-    let Some(admitted) = connect::handshake(&mut wire, certificate_name, deadline, &hub).await
+    let Some(admitted) =
+        connect::handshake(&mut wire, certificate_name, place.deadline, &hub).await
     else {
         return;
     };

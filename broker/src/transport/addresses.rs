@@ -20,16 +20,17 @@ const BURST_SECONDS: u32 = 2;
 /// Whom a bound is about: an IPv4 address, or the 64 bits of an IPv6 address that name a network, since whoever has one
 /// address there has all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Origin(IpAddr);
+struct Source(IpAddr);
 
-impl Origin {
+impl Source {
     fn new(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
-            IpAddr::V6(address) => {
+            // Neighbours on a link all have the same network's address.
+            IpAddr::V6(address) if !address.is_unicast_link_local() => {
                 let network = address.to_bits() & !u128::from(u64::MAX);
                 IpAddr::V6(Ipv6Addr::from_bits(network))
             }
-            v4 @ IpAddr::V4(_) => v4,
+            whole @ (IpAddr::V4(_) | IpAddr::V6(_)) => whole,
         })
     }
 }
@@ -53,6 +54,7 @@ pub(crate) struct Places {
     handshakes: Arc<Semaphore>,
     open_max: usize,
     handshakes_max: usize,
+    handshake_timeout: Duration,
     /// Time that one connection costs.
     interval: Duration,
     loopback_exempt: bool,
@@ -62,9 +64,9 @@ pub(crate) struct Places {
 #[derive(Debug, Default)]
 struct Addresses {
     /// Addresses with connections: no more than there are sockets.
-    counts: HashMap<Origin, Counts>,
+    counts: HashMap<Source, Counts>,
     /// When each bucket is full again. [`RATES_MAX`] at most.
-    full_at: HashMap<Origin, Instant>,
+    full_at: HashMap<Source, Instant>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -76,15 +78,17 @@ struct Counts {
 /// The place of a connection that has not completed its handshake.
 #[derive(Debug)]
 pub(crate) struct HandshakePlace {
+    /// By when CONNECT must be complete.
+    pub(crate) deadline: Instant,
     _permit: OwnedSemaphorePermit,
-    address: Option<(Arc<Places>, Origin)>,
+    address: Option<(Arc<Places>, Source)>,
 }
 
 /// The place of an open connection among those of its address.
 #[derive(Debug)]
 pub(crate) struct AddressPlace {
     places: Arc<Places>,
-    origin: Origin,
+    source: Source,
 }
 
 impl Places {
@@ -94,6 +98,7 @@ impl Places {
             open_max: limits.connections_per_address_max,
             // Half, rounded up: one place must do if there is only one.
             handshakes_max: limits.handshakes_max.div_ceil(2),
+            handshake_timeout: limits.handshake_timeout,
             interval: Duration::from_secs(1) / limits.connects_per_second_max,
             loopback_exempt: limits.loopback_exempt,
             addresses: Mutex::default(),
@@ -110,15 +115,16 @@ impl Places {
         if self.loopback_exempt && address.to_canonical().is_loopback() {
             let permit = take().map_err(|_| Refused::Handshakes)?;
             let place = HandshakePlace {
+                deadline: now + self.handshake_timeout,
                 _permit: permit,
                 address: None,
             };
             return Ok((place, None));
         }
-        let origin = Origin::new(address);
+        let source = Source::new(address);
         let mut addresses = self.lock();
-        addresses.pay(origin, self.interval, now)?;
-        let counts = addresses.counts.get(&origin).copied().unwrap_or_default();
+        addresses.pay(source, self.interval, now)?;
+        let counts = addresses.counts.get(&source).copied().unwrap_or_default();
         if counts.open >= self.open_max {
             return Err(Refused::AddressOpen);
         }
@@ -126,19 +132,20 @@ impl Places {
             return Err(Refused::AddressHandshakes);
         }
         let permit = take().map_err(|_| Refused::Handshakes)?;
-        let counts = addresses.counts.entry(origin).or_default();
+        let counts = addresses.counts.entry(source).or_default();
         counts.open += 1;
         counts.handshakes += 1;
         let place = HandshakePlace {
+            deadline: now + self.handshake_timeout,
             _permit: permit,
-            address: Some((Arc::clone(self), origin)),
+            address: Some((Arc::clone(self), source)),
         };
         let places = Arc::clone(self);
-        Ok((place, Some(AddressPlace { places, origin })))
+        Ok((place, Some(AddressPlace { places, source })))
     }
 
-    fn leave(&self, origin: Origin, change: impl FnOnce(&mut Counts)) {
-        if let Entry::Occupied(mut entry) = self.lock().counts.entry(origin) {
+    fn leave(&self, source: Source, change: impl FnOnce(&mut Counts)) {
+        if let Entry::Occupied(mut entry) = self.lock().counts.entry(source) {
             change(entry.get_mut());
             if *entry.get() == Counts::default() {
                 entry.remove();
@@ -156,12 +163,12 @@ impl Places {
 impl Addresses {
     /// A token bucket kept as one time (the generic cell rate algorithm, ITU-T I.371): each connection moves the time at
     /// which the bucket is full by `interval`, and an empty bucket is full a burst later.
-    fn pay(&mut self, origin: Origin, interval: Duration, now: Instant) -> Result<(), Refused> {
-        let full_at = self.full_at.get(&origin).map_or(now, |&at| at.max(now)) + interval;
+    fn pay(&mut self, source: Source, interval: Duration, now: Instant) -> Result<(), Refused> {
+        let full_at = self.full_at.get(&source).map_or(now, |&at| at.max(now)) + interval;
         if full_at > now + Duration::from_secs(BURST_SECONDS.into()) {
             return Err(Refused::Rate);
         }
-        if self.full_at.insert(origin, full_at).is_none() && self.full_at.len() > RATES_MAX {
+        if self.full_at.insert(source, full_at).is_none() && self.full_at.len() > RATES_MAX {
             self.full_at.retain(|_, at| *at > now);
             let oldest = self.full_at.iter().min_by_key(|(_, at)| **at);
             if let Some((&oldest, _)) = oldest.filter(|_| self.full_at.len() > RATES_MAX) {
@@ -174,15 +181,15 @@ impl Addresses {
 
 impl Drop for HandshakePlace {
     fn drop(&mut self) {
-        if let Some((places, origin)) = &self.address {
-            places.leave(*origin, |counts| counts.handshakes -= 1);
+        if let Some((places, source)) = &self.address {
+            places.leave(*source, |counts| counts.handshakes -= 1);
         }
     }
 }
 
 impl Drop for AddressPlace {
     fn drop(&mut self) {
-        self.places.leave(self.origin, |counts| counts.open -= 1);
+        self.places.leave(self.source, |counts| counts.open -= 1);
     }
 }
 
@@ -235,6 +242,8 @@ mod tests {
             Refused::AddressOpen
         );
         assert!(places.enter(ip("2001:db8:0:1::1"), now).is_ok());
+        let _neighbour = places.enter(ip("fe80::1"), now).unwrap();
+        assert!(places.enter(ip("fe80::2"), now).is_ok());
     }
 
     #[test]
@@ -308,8 +317,8 @@ mod tests {
             (0, RATES_MAX)
         );
         // The oldest had to go.
-        let newest = super::Origin::new(address(0x0a00_0000 + 3 * RATES_MAX - 1));
-        let oldest = super::Origin::new(address(0x0a00_0000));
+        let newest = super::Source::new(address(0x0a00_0000 + 3 * RATES_MAX - 1));
+        let oldest = super::Source::new(address(0x0a00_0000));
         assert!(addresses.full_at.contains_key(&newest));
         assert!(!addresses.full_at.contains_key(&oldest));
         drop(addresses);

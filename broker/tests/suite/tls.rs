@@ -1,11 +1,16 @@
 //! TLS and certificates.
 use crate::{
-    certificates::{Authority, connect_tls, is_served, only},
-    common::{Hello, Raw, eventually, in_time, open_config, start},
+    certificates::{Authority, connect_tls, is_served, only, over_websocket},
+    common::{DEADLINE, Hello, Raw, eventually, in_time, open_config, start},
+    websocket,
 };
-use lamppost_broker::{Broker, Config, Listener, StartError, TlsFiles};
+use lamppost_broker::{Broker, Config, Listener, Publish, StartError, TlsFiles};
 use rcgen::{DistinguishedName, DnType, ExtendedKeyUsagePurpose, date_time_ymd};
-use std::{error::Error as _, fs, time::Duration};
+use std::{
+    error::Error as _,
+    fs,
+    time::{Duration, Instant},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -55,6 +60,43 @@ async fn mqtt_over_tls() {
         .0;
     in_time("stopping", broker.stop()).await;
     assert_eq!(client.closed().await, Some(0x8b));
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_noticed_behind_tls_and_websocket() {
+    let authority = Authority::new();
+    for listener in [
+        authority.listener(None),
+        over_websocket(authority.listener(None)),
+    ] {
+        let websocket = listener.websocket.is_some();
+        let mut config = only(listener);
+        config.limits.write_timeout = Duration::from_millis(300);
+        let (broker, address) = start(config).await;
+        let stream = connect_tls(address, &authority.client_config(None)).await;
+        let stream = stream.unwrap();
+        let mut client = if websocket {
+            Raw::over(websocket::over_tls(stream, address).await, true)
+        } else {
+            Raw::over(stream, true)
+        };
+        let hello = Hello {
+            v5: true,
+            ..Hello::default()
+        };
+        client = client.greet(&hello).await.0;
+        client.subscribe(&[("#", 0)]).await;
+        let (publisher, _receiver) = broker.link("flood").unwrap().split();
+        let since = Instant::now();
+        while broker.stats().slow_disconnects == 0 {
+            assert!(since.elapsed() < DEADLINE, "{:?}", broker.stats());
+            let message = Publish::new("flood", vec![0; 100_000]);
+            publisher.publish(message).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        eventually(&broker, "the end", |stats| stats.clients == 0).await;
+        broker.stop().await;
+    }
 }
 
 #[tokio::test]

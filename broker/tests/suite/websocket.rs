@@ -10,6 +10,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::{
     WebSocketStream, client_async,
     tungstenite::{
@@ -99,6 +100,13 @@ fn bytes_of<S: ByteStream + 'static>(socket: WebSocketStream<S>, part: usize) ->
     near
 }
 
+/// A WebSocket over TLS, as a stream of bytes.
+pub(crate) async fn over_tls(stream: TlsStream<TcpStream>, address: SocketAddr) -> impl ByteStream {
+    let protocol = [("sec-websocket-protocol", "mqtt")];
+    let socket = ask(stream, address, "/mqtt", &protocol).await.unwrap();
+    bytes_of(socket, 4_096)
+}
+
 async fn talk(stream: impl ByteStream + 'static, v5: bool) {
     let hello = Hello {
         v5,
@@ -145,9 +153,7 @@ async fn both_versions_of_mqtt_over_websocket_over_tls() {
     let config = authority.client_config(None);
     for v5 in [false, true] {
         let stream = connect_tls(address, &config).await.unwrap();
-        let protocol = [("sec-websocket-protocol", "mqtt")];
-        let socket = ask(stream, address, "/mqtt", &protocol).await.unwrap();
-        talk(bytes_of(socket, 4_096), v5).await;
+        talk(over_tls(stream, address).await, v5).await;
     }
     let stats = broker.stats();
     assert_eq!((stats.websocket_connections, stats.tls_connections), (2, 2));
