@@ -88,8 +88,7 @@ impl Link {
         };
         let receiver = LinkReceiver {
             name,
-            origin,
-            inbox: Some(Inbox::new(Arc::clone(hub))),
+            inbox: Some(Inbox::new(Arc::clone(hub), origin)),
             link: Lease::take(hub)?,
             early: VecDeque::new(),
             hub: Arc::clone(hub),
@@ -284,7 +283,6 @@ impl Lane {
 #[derive(Debug)]
 pub struct LinkReceiver {
     name: Arc<str>,
-    origin: u32,
     /// `None` only while it is being dropped.
     inbox: Option<Inbox>,
     link: Lease,
@@ -452,24 +450,26 @@ impl LinkReceiver {
         offset: u64,
         envelope: crate::message::Envelope,
     ) -> Option<Message> {
-        let selected = self.inbox.as_mut()?.take(slot, offset, envelope)?;
+        let inbox = self.inbox.as_mut()?;
+        let mut selected = inbox.take(slot, offset, envelope)?;
+        if let Some(due) = selected.due.take() {
+            inbox.done(due);
+        }
         self.open(&selected)
     }
 
     fn open(&mut self, selected: &Selected) -> Option<Message> {
         let Selected {
             envelope,
-            options,
+            terms,
             stored,
+            ..
         } = selected;
         if envelope
             .deadline()
             .is_some_and(|deadline| deadline <= self.hub.now_s())
         {
             self.hub.counters.expired.bump();
-            return None;
-        }
-        if options.no_local && envelope.origin() == self.origin {
             return None;
         }
         let topic = match &self.last_topic {
@@ -484,7 +484,7 @@ impl LinkReceiver {
         Some(Message {
             topic,
             payload,
-            qos: envelope.qos().min(options.qos),
+            qos: envelope.qos().min(terms.qos),
             retain: *stored,
             raw_properties,
         })

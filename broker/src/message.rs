@@ -12,7 +12,7 @@ pub enum QoS {
     AtMostOnce = 0,
     /// Acknowledged; may arrive twice.
     AtLeastOnce = 1,
-    /// Taken from publishers as such; delivered at [`QoS::AtLeastOnce`].
+    /// Acknowledged in two steps; arrives once.
     ExactlyOnce = 2,
 }
 

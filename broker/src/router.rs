@@ -128,7 +128,10 @@ impl Router {
     pub(crate) fn obtain(limits: &Limits) -> Arc<Self> {
         let shape = Shape {
             // A client that leaves gives its link back a moment later: the slack bridges that moment.
-            links_max: limits.clients_max + limits.links_max + limits.handshakes_max,
+            links_max: limits.clients_max
+                + limits.absent_sessions_max
+                + limits.links_max
+                + limits.handshakes_max,
             log_bytes: limits.log_bytes_per_filter,
         };
         let mut routers = lock(&ROUTERS);

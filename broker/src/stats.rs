@@ -5,13 +5,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Declares the live counters and their snapshot from one list, so that neither can forget a field.
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What the broker has done since it started. All fields but the last three only grow.
+        /// What the broker has done since it started. All fields but the last seven only grow.
         #[derive(Debug, Clone, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Stats {
             $($(#[$doc])* pub $name: u64,)*
             /// Network clients connected now.
             pub clients: u64,
+            /// Sessions now, those of clients that are away included.
+            pub sessions: u64,
+            /// Sessions now whose clients are away.
+            pub absent_sessions: u64,
+            /// Messages held for clients now: queued, or sent and not acknowledged.
+            pub queued_messages: u64,
+            /// Bytes of the messages held for clients now, with what holding them takes.
+            pub queued_bytes: u64,
             /// Retained messages held now.
             pub retained_count: u64,
             /// Bytes of the topics and bodies of the retained messages held now.
@@ -71,6 +79,10 @@ counters! {
     refused_version,
     /// CONNECT refused: extended authentication, which is not supported.
     refused_auth_method,
+    /// CONNECT refused: the client id belongs to a session of another user.
+    refused_owner,
+    /// CONNECT refused: the session of the client id before did not end, or was not handed over, in time.
+    refused_busy,
     /// Connections that sent no complete CONNECT in time.
     handshake_timeouts,
     /// Connections closed for bytes that are not a well-formed packet.
@@ -85,6 +97,18 @@ counters! {
     takeovers,
     /// Connections closed because they accepted no bytes for the write timeout.
     slow_disconnects,
+    /// Connections closed because more messages waited for the client than may.
+    overrun_disconnects,
+    /// Connections closed, and sessions ended, because the client is no longer admitted.
+    revoked_clients,
+    /// Subscriptions ended because they are no longer allowed.
+    revoked_subscriptions,
+    /// Sessions that went on over a new connection.
+    sessions_resumed,
+    /// Sessions ended because their client was away for too long.
+    sessions_expired,
+    /// Sessions ended because too many clients were away.
+    sessions_evicted,
     /// Connections that ended by a socket error or an end of stream without DISCONNECT.
     lost_connections,
     /// Connection tasks that panicked; the connection was closed and nothing else.
@@ -105,6 +129,16 @@ counters! {
     messages_out,
     /// Messages that a subscriber never saw because it read too slowly and the log went on without it.
     lost_slow_subscriber,
+    /// QoS 0 messages dropped because too many waited for a client.
+    dropped_queue_qos0,
+    /// QoS 1 and 2 messages dropped because too many waited for a client that was away.
+    dropped_queue,
+    /// Messages dropped because they waited for too long.
+    dropped_age,
+    /// QoS 0 messages dropped because the client was away.
+    dropped_absent_qos0,
+    /// QoS 1 and 2 messages dropped because the session they waited in ended.
+    dropped_session_end,
     /// Messages not sent to a client because they exceed the packet size it accepts.
     dropped_oversize,
     /// Messages that expired before they could be delivered.
