@@ -63,7 +63,7 @@ impl Broker {
         let (mut entrances, mut local_addrs, mut tls) = (Vec::new(), Vec::new(), Vec::new());
         let mut nobody = !config.allow_anonymous && config.users.is_empty();
         for wanted in config.all_listeners() {
-            nobody &= wanted.tls.as_ref().is_none_or(|tls| tls.clients.is_none());
+            nobody &= !wanted.knows_certificates();
             let entrance = open(wanted, &places).await?;
             local_addrs.extend(entrance.listener.local_addr());
             tls.extend(entrance.transport.tls.clone());

@@ -70,6 +70,11 @@ impl Listener {
         }
     }
 
+    /// Whether clients may log in with a certificate.
+    pub(crate) fn knows_certificates(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.clients.is_some())
+    }
+
     /// Checks the listener on its own, and that it opens anonymous access to nobody by accident.
     pub(super) fn validate(&self, anonymous: bool) -> Result<(), ConfigError> {
         let Self {
@@ -94,10 +99,8 @@ impl Listener {
                 )));
             }
         }
-        let certified = tls
-            .as_ref()
-            .and_then(|tls| tls.clients.as_ref())
-            .is_some_and(|clients| clients.required);
+        let clients = tls.as_ref().and_then(|tls| tls.clients.as_ref());
+        let certified = clients.is_some_and(|clients| clients.required);
         if !anonymous || certified {
             return Ok(());
         }
@@ -347,6 +350,16 @@ mod tests {
             let error = parse(keys).unwrap_err();
             assert!(error.contains(wanted), "{keys}: {error}");
         }
+    }
+
+    #[test]
+    fn rules_may_name_whoever_has_a_certificate() {
+        let rule =
+            "[[rule]]\neffect = \"allow\"\nwho = \"user:lamp-7\"\naction = \"any\"\nfilter = \"#\"";
+        let listener = format!("address = \"[::1]:1\"\ntransport = \"tls\"\n{TLS}\n");
+        let error = parse(&format!("{listener}{rule}")).unwrap_err();
+        assert!(error.contains("lamp-7"), "{error}");
+        assert!(parse(&format!("{listener}client_ca_file = \"ca\"\n{rule}")).is_ok());
     }
 
     #[test]

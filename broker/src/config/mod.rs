@@ -411,7 +411,12 @@ impl Config {
             if !topic::is_filter(&rule.filter) {
                 return Err(ConfigError::Filter(rule.filter.clone()));
             }
+            // Names in certificates are not listed anywhere.
             if let Who::User(name) = &rule.who
+                && self
+                    .listeners
+                    .iter()
+                    .all(|listener| !listener.knows_certificates())
                 && !names.contains(name.as_str())
             {
                 return Err(ConfigError::UnknownUser(name.clone()));

@@ -128,8 +128,73 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Flushed<W> {
 
 #[cfg(test)]
 mod tests {
-    use super::Flushed;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufWriter};
+    use super::{Flushed, Transport};
+    use crate::{
+        config::{ClientCertificates, Config, Listener, TlsFiles},
+        hub::Hub,
+    };
+    use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
+    use std::sync::Arc;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, BufWriter},
+        net::{TcpListener, TcpStream},
+        runtime::Handle,
+    };
+    use tokio_rustls::TlsConnector;
+
+    #[tokio::test]
+    async fn the_name_in_a_certificate_arrives() {
+        // One certificate is the authority, the broker's and the client's.
+        let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, "lamp-7");
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("both.pem");
+        std::fs::write(&file, certificate.pem() + &key.serialize_pem()).unwrap();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let clients = ClientCertificates {
+            ca_file: file.clone(),
+            crl_file: None,
+            required: true,
+        };
+        let transport = Transport::open(Listener {
+            tls: Some(TlsFiles {
+                certificate_file: file.clone(),
+                key_file: file,
+                clients: Some(clients),
+            }),
+            ..Listener::tcp(address)
+        })
+        .unwrap();
+        let listener = TcpListener::bind(address).await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap());
+        let ((far, _), near) = tokio::try_join!(listener.accept(), near).unwrap();
+
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.der().clone()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(
+                vec![certificate.der().clone()],
+                key.serialize_der().try_into().unwrap(),
+            )
+            .unwrap();
+        let connector = TlsConnector::from(Arc::new(config));
+        let hub = Arc::new(Hub::new(&Config::default(), Handle::current()));
+        let (established, connected) = tokio::join!(
+            transport.establish(far, &hub),
+            connector.connect(ServerName::try_from("localhost").unwrap(), near)
+        );
+        connected.unwrap();
+        let name = established.unwrap().certificate_name;
+        assert_eq!(name.as_deref(), Some("lamp-7"));
+    }
 
     /// Polls once: gives a write up that cannot go on, as a session's loop does.
     async fn try_write(

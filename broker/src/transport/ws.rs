@@ -150,7 +150,9 @@ fn origin_allowed(request: &Request, settings: &WebSocket, secure: bool) -> bool
         .headers()
         .get(header::HOST)
         .and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
-    let (Some(host), Some((_, from))) = (host, origin.split_once("://")) else {
+    // With the scheme, since a browser leaves the usual ports out: a page of the web server on this machine is another's.
+    let scheme = if secure { "https://" } else { "http://" };
+    let (Some(host), Some(from)) = (host, origin.strip_prefix(scheme)) else {
         return false;
     };
     let name = host.host().trim_matches(['[', ']']);
@@ -422,6 +424,7 @@ mod tests {
                 true,
             ),
             // Another program's page on the same machine.
+            (&[], true, "192.0.2.1", "http://192.0.2.1", false),
             (&[], false, "127.0.0.1:8083", "http://127.0.0.1:3000", false),
             // A page whose name was made to resolve to this machine.
             (
