@@ -1,11 +1,12 @@
 //! Starting and stopping a broker.
 
 use crate::{
-    accept,
-    config::{Config, ConfigError},
+    accept::{self, Entrance},
+    config::{Config, ConfigError, Listener},
     hub::Hub,
     link::{Link, LinkError},
     stats::Stats,
+    transport::{Places, TlsDoor, TlsError, Transport},
 };
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use thiserror::Error;
@@ -32,46 +33,76 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// A listener's certificates cannot be used.
+    #[error("the listener {address} cannot do TLS")]
+    Tls {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: TlsError,
+    },
 }
 
 /// A running MQTT broker. Dropping it stops it too, without waiting for its end.
 #[derive(Debug)]
 pub struct Broker {
     hub: Arc<Hub>,
-    local_addr: Option<SocketAddr>,
+    local_addrs: Vec<SocketAddr>,
+    tls: Vec<Arc<TlsDoor>>,
 }
 
 impl Broker {
     /// Starts a broker on the current tokio runtime. Once it returns, clients can connect.
     ///
     /// # Errors
-    /// If the configuration is not valid or its address cannot be listened on.
+    /// If the configuration is not valid, an address cannot be listened on, or a certificate cannot be used.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.validate()?;
-        let listener = match config.listen {
-            Some(address) => {
-                let bound = TcpListener::bind(address).await;
-                Some(bound.map_err(|source| StartError::Listen { address, source })?)
-            }
-            None => None,
-        };
-        let local_addr = listener
-            .as_ref()
-            .and_then(|listener| listener.local_addr().ok());
-        if listener.is_some() && !config.allow_anonymous && config.users.is_empty() {
+        let places = Arc::new(Places::new(&config.limits));
+        let (mut entrances, mut local_addrs, mut tls) = (Vec::new(), Vec::new(), Vec::new());
+        let mut nobody = !config.allow_anonymous && config.users.is_empty();
+        for wanted in config.all_listeners() {
+            nobody &= !wanted.knows_certificates();
+            let entrance = open(wanted, &places).await?;
+            local_addrs.extend(entrance.listener.local_addr());
+            tls.extend(entrance.transport.tls.clone());
+            entrances.push(entrance);
+        }
+        if nobody && !entrances.is_empty() {
             warn!("there are no users and anonymous clients are not allowed: nobody can connect");
         }
         let hub = Arc::new(Hub::new(&config, Handle::current()));
-        if let Some(listener) = listener {
-            hub.tasks.spawn(accept::run(listener, Arc::clone(&hub)));
+        for entrance in entrances {
+            hub.tasks.spawn(accept::run(entrance, Arc::clone(&hub)));
         }
-        info!(address = ?local_addr, "the broker is running");
-        Ok(Self { hub, local_addr })
+        info!(addresses = ?local_addrs, "the broker is running");
+        Ok(Self {
+            hub,
+            local_addrs,
+            tls,
+        })
     }
 
-    /// Where clients connect; `None` if the broker does not listen.
+    /// Where clients connect, at the first listener; `None` if the broker does not listen.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.local_addr
+        self.local_addrs.first().copied()
+    }
+
+    /// Where clients connect: at `listen`, if it is given, and at the listeners in their order.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.local_addrs
+    }
+
+    /// Reads the files of all TLS listeners again: certificates, keys, authorities, revocations. They hold for
+    /// connections from now on. A listener whose files cannot be used keeps those it has, and the others go on.
+    ///
+    /// # Errors
+    /// The first listener's files that cannot be used; all of them are logged.
+    pub fn reload_certificates(&self) -> Result<(), TlsError> {
+        // All are tried before the first failure is told.
+        let results: Vec<_> = self.tls.iter().map(|door| door.reload()).collect();
+        results.into_iter().collect()
     }
 
     /// Makes a client inside this process. `client_id` is for logs only: it takes no network client's place. The call
@@ -104,6 +135,18 @@ impl Broker {
         }
         info!("the broker has stopped");
     }
+}
+
+async fn open(wanted: Listener, places: &Arc<Places>) -> Result<Entrance, StartError> {
+    let address = wanted.address;
+    let transport =
+        Transport::open(wanted).map_err(|source| StartError::Tls { address, source })?;
+    let bound = TcpListener::bind(address).await;
+    Ok(Entrance {
+        listener: bound.map_err(|source| StartError::Listen { address, source })?,
+        transport: Arc::new(transport),
+        places: Arc::clone(places),
+    })
 }
 
 impl Drop for Broker {

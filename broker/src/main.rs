@@ -33,7 +33,7 @@ async fn run() -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let broker = Broker::start(config).await?;
-    if let Some(address) = broker.local_addr() {
+    for address in broker.local_addrs() {
         println!("listening on {address}");
     }
     tokio::select! {

@@ -47,6 +47,24 @@ counters! {
     connected,
     /// TCP connections closed at once because too many were open.
     refused_sockets,
+    /// Connections closed at once because their address connected too often.
+    refused_rate,
+    /// Connections closed at once because too many from their address were open.
+    refused_address,
+    /// Connections closed at once because half of the places for handshakes were their address's.
+    refused_address_handshakes,
+    /// TLS handshakes completed.
+    tls_connections,
+    /// TLS handshakes that failed: no TLS, no version or cipher in common, a certificate that is missing or not believed.
+    tls_failures,
+    /// TLS connections closed because the client's certificate has no name that can be a user's.
+    refused_certificate_name,
+    /// WebSocket connections opened.
+    websocket_connections,
+    /// WebSocket requests refused: not a proper one, or its path, sub-protocol or origin is not the listener's.
+    websocket_refused,
+    /// WebSocket connections closed for a text message, one over the limit, or a frame that is not well-formed.
+    websocket_errors,
     /// CONNECT refused: the limit on clients was reached.
     refused_clients,
     /// CONNECT refused: unknown user or wrong password.

@@ -27,6 +27,7 @@ use crate::{
     publisher::Publisher,
     router::{Incoming, RouterGone, RouterLink},
     subscriptions::HOLD_MAX,
+    transport::{AddressPlace, HandshakePlace},
 };
 use absence::PendingWill;
 use connect::Newcomer;
@@ -46,7 +47,7 @@ use std::{
 };
 use tokio::{
     io::AsyncWriteExt,
-    sync::{OwnedSemaphorePermit, watch},
+    sync::watch,
     time::{sleep, sleep_until},
 };
 use tracing::{Instrument, debug, debug_span};
@@ -118,7 +119,9 @@ pub(crate) struct Arrival {
     /// The name in the certificate that the client proved to own; `None` without one.
     pub(crate) certificate_name: Option<Arc<str>>,
     /// Given back once the handshake is over.
-    pub(crate) place: OwnedSemaphorePermit,
+    pub(crate) place: HandshakePlace,
+    /// Given back once the connection is closed.
+    pub(crate) address_place: Option<AddressPlace>,
 }
 
 /// Serves a connection until it is in a session's hands.

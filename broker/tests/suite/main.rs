@@ -7,6 +7,7 @@
 
 mod access;
 mod aliases;
+mod certificates;
 mod common;
 mod interop;
 mod lifecycle;
@@ -18,3 +19,6 @@ mod resume;
 mod retained;
 mod sessions;
 mod wills;
+mod tls;
+mod transport;
+mod websocket;
