@@ -5,9 +5,17 @@ use crate::{
     config::{Config, ConfigError},
     hub::Hub,
     link::{Link, LinkError},
+    metrics,
+    retained::{Disk, Saver},
     stats::Stats,
+    sys,
 };
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use thiserror::Error;
 use tokio::{net::TcpListener, runtime::Handle};
 use tracing::{info, warn};
@@ -32,6 +40,19 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// The retained messages cannot be kept on the disk.
+    #[error(
+        "cannot keep retained messages in {}: the folder must be writable, on a disk with room, and no other broker's; \
+         mend that, or set state_dir = \"none\"",
+        path.display()
+    )]
+    State {
+        /// `state_dir`.
+        path: PathBuf,
+        /// What failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 /// A running MQTT broker. Dropping it stops it too, without waiting for its end.
@@ -39,39 +60,66 @@ pub enum StartError {
 pub struct Broker {
     hub: Arc<Hub>,
     local_addr: Option<SocketAddr>,
+    metrics_addr: Option<SocketAddr>,
+    /// What writes retained messages to the disk; `None` without a folder for them.
+    saver: Option<Saver>,
 }
 
 impl Broker {
     /// Starts a broker on the current tokio runtime. Once it returns, clients can connect.
     ///
     /// # Errors
-    /// If the configuration is not valid or its address cannot be listened on.
+    /// If the configuration is not valid, an address cannot be listened on, or `state_dir` cannot be used.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.validate()?;
-        let listener = match config.listen {
-            Some(address) => {
-                let bound = TcpListener::bind(address).await;
-                Some(bound.map_err(|source| StartError::Listen { address, source })?)
-            }
-            None => None,
+        let listener = listen(config.listen).await?;
+        let metrics_listener = listen(config.metrics_listen).await?;
+        let address = |listener: &Option<TcpListener>| {
+            let listener = listener.as_ref();
+            listener.and_then(|listener| listener.local_addr().ok())
         };
-        let local_addr = listener
-            .as_ref()
-            .and_then(|listener| listener.local_addr().ok());
+        let (local_addr, metrics_addr) = (address(&listener), address(&metrics_listener));
         if listener.is_some() && !config.allow_anonymous && config.users.is_empty() {
             warn!("there are no users and anonymous clients are not allowed: nobody can connect");
         }
         let hub = Arc::new(Hub::new(&config, Handle::current()));
+        let saver = match &config.state_dir {
+            Some(path) => {
+                let saver = open_state(path, &hub, config.retained_flush_interval).await;
+                Some(saver.map_err(|source| StartError::State {
+                    path: path.clone(),
+                    source,
+                })?)
+            }
+            None => None,
+        };
+        if let Some(listener) = metrics_listener {
+            hub.tasks.spawn(metrics::run(listener, Arc::clone(&hub)));
+        }
+        if !config.sys_interval.is_zero() {
+            hub.tasks
+                .spawn(sys::run(Arc::clone(&hub), config.sys_interval));
+        }
         if let Some(listener) = listener {
             hub.tasks.spawn(accept::run(listener, Arc::clone(&hub)));
         }
-        info!(address = ?local_addr, "the broker is running");
-        Ok(Self { hub, local_addr })
+        info!(address = ?local_addr, metrics = ?metrics_addr, "the broker is running");
+        Ok(Self {
+            hub,
+            local_addr,
+            metrics_addr,
+            saver,
+        })
     }
 
     /// Where clients connect; `None` if the broker does not listen.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.local_addr
+    }
+
+    /// Where Prometheus reads metrics, at `/metrics`; `None` if `metrics_listen` is off.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics_addr
     }
 
     /// Makes a client inside this process. `client_id` is for logs only: it takes no network client's place. The call
@@ -89,8 +137,9 @@ impl Broker {
     }
 
     /// Stops: takes no new connections, tells MQTT 5 clients, ends all tasks, and frees the port. Last wills are not
-    /// published: it is the broker that leaves, not its clients.
-    pub async fn stop(self) {
+    /// published: it is the broker that leaves, not its clients. Retained messages are on the disk when this returns,
+    /// unless the disk refuses or takes too long, which is logged.
+    pub async fn stop(mut self) {
         self.hub.stop.cancel();
         self.hub.tasks.close();
         if tokio::time::timeout(STOP_TIMEOUT, self.hub.tasks.wait())
@@ -102,6 +151,9 @@ impl Broker {
                 "some connections did not end in time"
             );
         }
+        if let Some(saver) = self.saver.take() {
+            saver.finish().await;
+        }
         info!("the broker has stopped");
     }
 }
@@ -111,4 +163,29 @@ impl Drop for Broker {
         self.hub.stop.cancel();
         self.hub.tasks.close();
     }
+}
+
+async fn listen(address: Option<SocketAddr>) -> Result<Option<TcpListener>, StartError> {
+    let Some(address) = address else {
+        return Ok(None);
+    };
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(source) => Err(StartError::Listen { address, source }),
+    }
+}
+
+/// Opens the store of retained messages, fills the memory from it, and has changes written from now on.
+async fn open_state(
+    path: &Path,
+    hub: &Arc<Hub>,
+    interval: Duration,
+) -> Result<Saver, Box<dyn std::error::Error + Send + Sync>> {
+    let (path, hub) = (path.to_owned(), Arc::clone(hub));
+    let opened = tokio::task::spawn_blocking(move || -> Result<Saver, Box<_>> {
+        let disk = Disk::open(&path, &hub)?;
+        disk.load(&hub)?;
+        Ok(Saver::start(disk, hub, interval)?)
+    });
+    opened.await?
 }

@@ -178,6 +178,16 @@ pub(crate) fn tag_topic(origin: u32, topic: &str) -> Bytes {
 }
 
 impl Envelope {
+    /// A message that no connection of this run has published.
+    pub(crate) fn stored(topic: &str, draft: &Draft<'_>) -> Self {
+        let (meta, body) = draft.seal();
+        Self {
+            meta,
+            topic: tag_topic(u32::MAX, topic),
+            body,
+        }
+    }
+
     pub(crate) fn qos(&self) -> QoS {
         QoS::from_bits(self.meta & QOS_BITS).unwrap_or_default()
     }

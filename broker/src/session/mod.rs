@@ -6,6 +6,7 @@
 
 mod connect;
 mod inbound;
+mod metered;
 mod outbound;
 mod wire;
 
@@ -16,6 +17,7 @@ use crate::{
     message::{Draft, QoS},
     publisher::Publisher,
     router::{Incoming, RouterGone, RouterLink},
+    stats::Tally,
 };
 use connect::Admitted;
 use inbound::PendingSubAck;
@@ -84,6 +86,7 @@ pub(crate) async fn serve(arrival: Arrival, hub: Arc<Hub>) {
         certificate_name,
         place,
     } = arrival;
+    let (reader, writer) = metered::both(reader, writer, &hub);
     let mut wire = Wire::new(reader, writer);
     let Some(admitted) = connect::handshake(&mut wire, certificate_name, &hub).await else {
         return;
@@ -135,8 +138,8 @@ struct Session {
     held: bool,
     last_heard: Instant,
     /// Counted here and added to the shared counters once a step.
-    taken_in: u64,
-    delivered: u64,
+    taken_in: Tally,
+    delivered: Tally,
 }
 
 /// What the loop woke up for.
@@ -167,8 +170,8 @@ impl Session {
             unread: true,
             held: false,
             last_heard: Instant::now(),
-            taken_in: 0,
-            delivered: 0,
+            taken_in: Tally::default(),
+            delivered: Tally::default(),
             hub,
         };
         (session, admitted.ticket)
@@ -273,11 +276,14 @@ impl Session {
                 None
             };
         }
-        self.hub
-            .counters
-            .messages_out
-            .add(std::mem::take(&mut self.delivered));
+        self.count_delivered();
         Ok(())
+    }
+
+    fn count_delivered(&mut self) {
+        let counters = &self.hub.counters;
+        self.delivered
+            .settle(&counters.messages_out, &counters.payload_bytes_out);
     }
 
     /// Counts the end, publishes the will, says goodbye, and gives everything back.

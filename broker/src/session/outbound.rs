@@ -26,10 +26,7 @@ impl Session {
                 None => break,
             }
         }
-        self.hub
-            .counters
-            .messages_out
-            .add(std::mem::take(&mut self.delivered));
+        self.count_delivered();
     }
 
     pub(super) fn on_incoming(&mut self, incoming: Incoming) {
@@ -92,7 +89,7 @@ impl Session {
             delivery.packet_id = self.next_id();
         }
         codec::put_publish(&mut self.wire.out, self.version, &delivery);
-        self.delivered += 1;
+        self.delivered.note(delivery.payload.len());
     }
 
     /// A packet id that is not under way: the window is smaller than the number of ids, so that there is one.
