@@ -224,7 +224,7 @@ proptest! {
                         }
                     });
                 }
-                step => keep_or_clear(&store, &mut memory, &mut number, step),
+                Step::Keep(_) | Step::Clear(_) => keep_or_clear(&store, &mut memory, &mut number, step),
             }
             prop_assert!(store.unsaved() <= TOPICS.len());
         }

@@ -10,6 +10,8 @@ mod common;
 mod interop;
 mod lifecycle;
 mod links;
+mod observe;
+mod persistence;
 mod protocol;
 mod retained;
 mod sessions;
