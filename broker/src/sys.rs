@@ -4,7 +4,7 @@
 //! A subscription to `#` does not select them, `$SYS/#` does. Who may read them is decided as for any topic: a rule that
 //! denies subscriptions to `$SYS/#` hides them. Nobody but the broker can publish there.
 //!
-//! Not there: `timestamp` (a build has no date of its own), `heap` (the allocator does not tell), and mosquitto's
+//! `clients/refused` and `retained messages/unsaved` are our own. Not there: `timestamp` (a build has no date of its own), `heap` (the allocator does not tell), and mosquitto's
 //! deprecated names. Links of this process count in `publish/`, which has messages, and not in `messages/` and `bytes/`,
 //! which have packets of the network.
 
@@ -99,7 +99,11 @@ pub(crate) async fn run(hub: Arc<Hub>, interval: Duration) {
         let now = Instant::now();
         let changed = tree.step(&hub.stats(), now - before);
         before = now;
-        if !publish(&mut publisher, &mut link, changed).await {
+        let published = tokio::select! {
+            () = hub.stop.cancelled() => break,
+            published = publish(&mut publisher, &mut link, changed) => published,
+        };
+        if !published {
             warn!("the router has stopped; the $SYS topics are not published any more");
             return;
         }

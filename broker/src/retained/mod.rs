@@ -126,11 +126,13 @@ impl Retained {
             return replaced.is_some() || own < SYS_TOPICS_MAX;
         }
         let replaced_weight = replaced.map_or(0, |entry| entry.envelope.weight());
-        state.count - usize::from(replaced.is_some()) < self.count_max
-            && state.bytes - replaced_weight + weight <= self.bytes_max
+        // What takes no more room than before fits even where lowered caps left too much behind.
+        (replaced.is_some() || state.count < self.count_max)
+            && (weight <= replaced_weight
+                || state.bytes - replaced_weight + weight <= self.bytes_max)
     }
 
-    /// Notes that a topic has lost its message, which the disk `on_disk`.
+    /// Notes that a topic has lost its message, if it had one; `on_disk` is what [`State::remove`] said.
     fn note_change(&self, state: &mut State, topic: Bytes, on_disk: Option<bool>) {
         match on_disk {
             Some(true) if self.saved => drop(state.changed.insert(topic)),

@@ -388,9 +388,9 @@ async fn caps_that_were_lowered_lose_nothing() {
     let mut config = with_state(dir.path());
     config.limits.retained_count_max = 2;
     let (broker, address) = start(config).await;
-    publish(&broker, &[("d", "4")]).await;
+    publish(&broker, &[("d", "4"), ("a", "5")]).await;
     assert_eq!(broker.stats().retained_refused, 1);
-    let wanted = map(&[("a", "1"), ("b", "2"), ("c", "3")]);
+    let wanted = map(&[("a", "5"), ("b", "2"), ("c", "3")]);
     assert_eq!(retained(address, 3).await, wanted);
     broker.stop().await;
 }
