@@ -48,15 +48,6 @@ pub(crate) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T
         .unwrap_or_else(|_| panic!("{what} took too long"))
 }
 
-/// Says that a test does not run, or fails where it must.
-pub(crate) fn skip(why: &str) {
-    assert!(
-        std::env::var_os("LAMPPOST_REQUIRE_INTEROP").is_none_or(|value| value != "1"),
-        "missing: {why}"
-    );
-    eprintln!("SKIPPED: {why}");
-}
-
 /// A packet from the broker: its first byte and its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Packet {

@@ -1,6 +1,9 @@
 //! What an operator sees: `$SYS` topics, and metrics over HTTP.
 
-use crate::common::{DEADLINE, Raw, eventually, in_time, open_config, skip, start};
+use crate::{
+    common::{DEADLINE, Raw, eventually, in_time, open_config, start},
+    interop::skip,
+};
 use lamppost_broker::{Action, Broker, Config, Effect, Publish, QoS, Rule, StartError, Who};
 use std::{
     collections::HashMap,
