@@ -11,7 +11,8 @@
 //! - `hub` is what all of them share, `broker` starts and stops it, `log` keeps the router quiet;
 //! - `stats` counts; `sys` publishes the counts as `$SYS` topics, `metrics` serves them to Prometheus.
 //!
-//! What it does not do: keep sessions over a reconnect (every session is clean, and clients are told so), TLS, WebSocket, shared subscriptions, topic aliases. A subscription of QoS 2 is granted QoS 1.
+//! What it does not do: keep sessions over a reconnect (every session is clean, and clients are told so), TLS,
+//! WebSocket, shared subscriptions, topic aliases. A subscription of QoS 2 is granted QoS 1.
 //!
 //! A process that sets up logging should silence the router, whose spans cost more than its work: [`log_filter`].
 //!

@@ -178,16 +178,6 @@ pub(crate) fn tag_topic(origin: u32, topic: &str) -> Bytes {
 }
 
 impl Envelope {
-    /// A message that no connection of this run has published.
-    pub(crate) fn stored(topic: &str, draft: &Draft<'_>) -> Self {
-        let (meta, body) = draft.seal();
-        Self {
-            meta,
-            topic: tag_topic(u32::MAX, topic),
-            body,
-        }
-    }
-
     pub(crate) fn qos(&self) -> QoS {
         QoS::from_bits(self.meta & QOS_BITS).unwrap_or_default()
     }
@@ -255,6 +245,16 @@ impl Envelope {
     /// What the message weighs in a store.
     pub(crate) fn weight(&self) -> usize {
         self.topic.len() + self.body.len()
+    }
+
+    /// A message that no connection of this run has published.
+    pub(crate) fn stored(topic: &str, draft: &Draft<'_>) -> Self {
+        let (meta, body) = draft.seal();
+        Self {
+            meta,
+            topic: tag_topic(u32::MAX, topic),
+            body,
+        }
     }
 }
 
