@@ -9,7 +9,8 @@
 //! - `publisher` routes a message to the logs of the filters that select it and to the `retained` store;
 //! - `subscriptions` knows those filters and who lags; `router` is the home of rumqttd, which holds the logs;
 //! - `inbox` takes messages out for one subscriber, a session or a `link`;
-//! - `hub` is what all of them share, `broker` starts and stops it, `stats` counts, `log` keeps the router quiet.
+//! - `hub` is what all of them share, `broker` starts and stops it, `log` keeps the router quiet;
+//! - `stats` counts; `sys` publishes the counts as `$SYS` topics, `metrics` serves them to Prometheus.
 //!
 //! What it does not do: keep sessions over a reconnect (every session is clean, and clients are told so), keep anything
 //! on disk, shared subscriptions, topic aliases. A subscription of QoS 2 is granted QoS 1.
@@ -42,12 +43,14 @@ mod inbox;
 mod link;
 mod log;
 mod message;
+mod metrics;
 mod publisher;
 mod retained;
 mod router;
 mod session;
 mod stats;
 mod subscriptions;
+mod sys;
 mod topic;
 mod transport;
 

@@ -36,6 +36,9 @@ async fn run() -> anyhow::Result<()> {
     for address in broker.local_addrs() {
         println!("listening on {address}");
     }
+    if let Some(address) = broker.metrics_addr() {
+        println!("metrics on http://{address}/metrics");
+    }
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}

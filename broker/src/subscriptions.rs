@@ -107,6 +107,16 @@ impl Subscriptions {
         Some((channel, reader))
     }
 
+    /// Subscriptions in force: a filter counts once for each subscriber.
+    pub(crate) fn count(&self) -> usize {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let readers = |channel: &Arc<Channel>| {
+            let readers = channel.readers.read();
+            readers.unwrap_or_else(PoisonError::into_inner).len()
+        };
+        table.values().map(readers).sum()
+    }
+
     /// Takes a subscriber away; the last one frees the filter and its log.
     pub(crate) fn detach(&self, channel: &Arc<Channel>, reader: &Arc<Reader>) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);

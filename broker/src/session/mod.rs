@@ -14,6 +14,7 @@ mod connect;
 mod connection;
 mod inbound;
 mod inflight;
+mod metered;
 mod outbound;
 mod queue;
 mod registry;
@@ -26,6 +27,7 @@ use crate::{
     inbox::Inbox,
     publisher::Publisher,
     router::{Incoming, RouterGone, RouterLink},
+    stats::Tally,
     subscriptions::HOLD_MAX,
     transport::{AddressPlace, HandshakePlace},
 };
@@ -127,7 +129,7 @@ pub(crate) struct Arrival {
 /// Serves a connection until it is in a session's hands.
 pub(crate) async fn serve(arrival: Arrival, hub: Arc<Hub>) {
     let _count_panic = CountPanic(Arc::clone(&hub));
-    let (wire, certificate_name, place) = Wire::new(arrival);
+    let (wire, certificate_name, place) = Wire::new(arrival, &hub);
     if let Some(newcomer) = connect::handshake(wire, certificate_name, place, &hub).await {
         connect::settle(newcomer, hub).await;
     }
@@ -167,8 +169,8 @@ struct Session {
     /// When the queue was last searched for messages that have expired.
     swept_s: u32,
     /// Counted here and added to the shared counters once a step.
-    taken_in: u64,
-    delivered: u64,
+    taken_in: Tally,
+    delivered: Tally,
 }
 
 /// What the loop woke up for.
@@ -214,8 +216,8 @@ impl Session {
             held: false,
             pressed_since: None,
             swept_s: 0,
-            taken_in: 0,
-            delivered: 0,
+            taken_in: Tally::default(),
+            delivered: Tally::default(),
             hub,
         };
         (session, connection)

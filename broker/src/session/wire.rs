@@ -1,7 +1,10 @@
 //! The byte stream of a connection with its two buffers.
 
-use super::Arrival;
-use crate::transport::{AddressPlace, HandshakePlace};
+use super::{Arrival, metered};
+use crate::{
+    hub::Hub,
+    transport::{AddressPlace, HandshakePlace},
+};
 use bytes::{Buf, BytesMut};
 use std::{
     io,
@@ -43,7 +46,10 @@ pub(super) struct Wire {
 impl Wire {
     /// Takes an arrival apart: the wire, which keeps whatever must live as long as the connection, the name that the
     /// client has proved, and the handshake's place.
-    pub(super) fn new(arrival: Arrival) -> (Self, Option<Arc<str>>, HandshakePlace) {
+    pub(super) fn new(
+        arrival: Arrival,
+        hub: &Arc<Hub>,
+    ) -> (Self, Option<Arc<str>>, HandshakePlace) {
         let Arrival {
             reader,
             writer,
@@ -51,6 +57,7 @@ impl Wire {
             place,
             address_place,
         } = arrival;
+        let (reader, writer) = metered::both(reader, writer, hub);
         let wire = Self {
             reader,
             writer,
