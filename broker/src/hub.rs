@@ -4,7 +4,7 @@ use crate::{
     auth::Gate,
     config::{Config, Limits},
     message::Envelope,
-    retained::{Kept, Retained},
+    retained::{Kept, Now, Retained},
     router::Router,
     session::Clients,
     stats::{Counters, Stats},
@@ -56,7 +56,7 @@ impl Hub {
             gate: watch::Sender::new(Arc::new(Gate::new(config))),
             subscriptions: Subscriptions::new(config.limits.filters_max, Arc::clone(&router)),
             router,
-            retained: Retained::new(&config.limits),
+            retained: Retained::new(&config.limits, config.state_dir.is_some()),
             counters: Counters::default(),
             clients: Clients::new(config.limits.clients_max, config.limits.absent_sessions_max),
             waiting: Waiting::default(),
@@ -81,6 +81,15 @@ impl Hub {
     /// Seconds since the broker started: the clock of message expiry, at home in four bytes for 136 years.
     pub(crate) fn now_s(&self) -> u32 {
         u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// The clock of message expiry and the wall clock.
+    pub(crate) fn clock(&self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        Now {
+            run_s: self.now_s(),
+            wall_s: wall.map_or(0, |since| since.as_secs()),
+        }
     }
 
     /// The second after which a message with this expiry is worthless.
@@ -127,6 +136,8 @@ impl Hub {
             subscriptions: self.subscriptions.count() as u64,
             retained_count: retained_count as u64,
             retained_bytes: retained_bytes as u64,
+            retained_unsaved: self.retained.unsaved() as u64,
+            uptime_seconds: self.started.elapsed().as_secs(),
             ..self.counters.snapshot()
         }
     }

@@ -260,6 +260,8 @@ impl Lane {
         match self.publisher.publish(link, &publish.topic, &draft) {
             Published::Accepted { .. } => {
                 hub.counters.messages_in.bump();
+                let bytes = publish.payload.len() as u64;
+                hub.counters.payload_bytes_in.add(bytes);
                 Ok(())
             }
             Published::Denied | Published::InvalidTopic => {
@@ -413,17 +415,24 @@ impl LinkReceiver {
     pub async fn recv(&mut self) -> Option<Message> {
         loop {
             if let Some(message) = self.ready() {
-                self.hub.counters.messages_out.bump();
+                self.count(std::slice::from_ref(&message));
                 return Some(message);
             }
             let incoming = self.next_incoming().await?;
             if let Some(selected) = self.accept(incoming)
                 && let Some(message) = self.hand_out(&selected)
             {
-                self.hub.counters.messages_out.bump();
+                self.count(std::slice::from_ref(&message));
                 return Some(message);
             }
         }
+    }
+
+    fn count(&self, messages: &[Message]) {
+        let bytes = messages.iter().map(|message| message.payload.len() as u64);
+        let counters = &self.hub.counters;
+        counters.payload_bytes_out.add(bytes.sum());
+        counters.messages_out.add(messages.len() as u64);
     }
 
     /// Waits for a message and appends it and those that are there with it to `batch`, `max` in all. Returns their
@@ -436,6 +445,7 @@ impl LinkReceiver {
             return 0;
         };
         batch.push(first);
+        let from = batch.len();
         let mut count = 1;
         while count < max {
             if let Some(message) = self.try_take() {
@@ -445,7 +455,7 @@ impl LinkReceiver {
                 break;
             }
         }
-        self.hub.counters.messages_out.add(count as u64 - 1);
+        self.count(batch.get(from..).unwrap_or_default());
         count
     }
 

@@ -272,6 +272,16 @@ impl Envelope {
     pub(crate) fn weight(&self) -> usize {
         self.topic.len() + self.body.len()
     }
+
+    /// A message that no connection of this run has published.
+    pub(crate) fn stored(topic: &str, draft: &Draft<'_>) -> Self {
+        let (meta, body) = draft.seal();
+        Self {
+            meta,
+            topic: tag_topic(u32::MAX, 0, topic),
+            body,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::{
     message::QoS,
     router::RouterLink,
     topic,
+    transport::HandshakePlace,
 };
 use futures_util::future::BoxFuture;
 use std::{
@@ -22,7 +23,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{sync::OwnedSemaphorePermit, time::timeout_at};
+use tokio::time::timeout_at;
 use tracing::{Span, debug, warn};
 
 /// QoS 2 publications that one client may have under way: their packet ids are remembered.
@@ -49,7 +50,7 @@ pub(crate) struct Newcomer {
     /// The users and rules by which it was let in.
     pub(super) gate: Arc<Gate>,
     /// The handshake's place, given back once there is a session.
-    pub(super) place: Option<OwnedSemaphorePermit>,
+    pub(super) place: Option<HandshakePlace>,
     terms: Terms,
 }
 
@@ -90,12 +91,12 @@ struct Admitted {
 pub(super) async fn handshake(
     mut wire: Wire,
     certificate_name: Option<Arc<str>>,
-    place: OwnedSemaphorePermit,
+    place: HandshakePlace,
     hub: &Arc<Hub>,
 ) -> Option<Box<Newcomer>> {
     let packet = tokio::select! {
         () = hub.stop.cancelled() => return None,
-        packet = tokio::time::timeout(hub.limits.handshake_timeout, first_packet(&mut wire, hub)) => packet,
+        packet = tokio::time::timeout_at(place.deadline.into(), first_packet(&mut wire, hub)) => packet,
     };
     let Ok(packet) = packet else {
         hub.counters.handshake_timeouts.bump();
@@ -294,7 +295,7 @@ impl fmt::Debug for Newcomer {
 impl Newcomer {
     fn new(
         wire: Wire,
-        place: OwnedSemaphorePermit,
+        place: HandshakePlace,
         connect: &Connect<'_>,
         admitted: Admitted,
         hub: &Hub,

@@ -48,10 +48,9 @@ impl Session {
         wire::consumed(&mut input, consumed);
         conn.wire.input = input;
         let flushed = self.link.flush();
-        self.hub
-            .counters
-            .messages_in
-            .add(std::mem::take(&mut self.taken_in));
+        let counters = &self.hub.counters;
+        self.taken_in
+            .settle(&counters.messages_in, &counters.payload_bytes_in);
         outcome?;
         flushed?;
         self.held = self.publisher.is_held(&self.link);
@@ -212,7 +211,9 @@ impl Session {
             Published::Denied => reason::NOT_AUTHORIZED,
             Published::InvalidTopic => return Err(End::Rejected(reason::TOPIC_INVALID)),
         };
-        self.taken_in += u64::from(code != reason::NOT_AUTHORIZED);
+        if code != reason::NOT_AUTHORIZED {
+            self.taken_in.note(publish.payload.len());
+        }
         match qos {
             QoS::AtMostOnce => {}
             QoS::AtLeastOnce => codec::put_ack(out, version, 0x40, packet_id, code),

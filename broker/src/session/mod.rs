@@ -14,6 +14,7 @@ mod connect;
 mod connection;
 mod inbound;
 mod inflight;
+mod metered;
 mod outbound;
 mod queue;
 mod registry;
@@ -26,8 +27,10 @@ use crate::{
     inbox::Inbox,
     publisher::Publisher,
     router::{Incoming, RouterGone, RouterLink},
+    stats::Tally,
     subscriptions::HOLD_MAX,
     topic,
+    transport::{AddressPlace, HandshakePlace},
 };
 use absence::PendingWill;
 use connect::Newcomer;
@@ -47,7 +50,7 @@ use std::{
 };
 use tokio::{
     io::AsyncWriteExt,
-    sync::{OwnedSemaphorePermit, watch},
+    sync::watch,
     time::{sleep, sleep_until},
 };
 use tracing::{Instrument, debug, debug_span};
@@ -118,13 +121,15 @@ pub(crate) struct Arrival {
     /// The name in the certificate that the client proved to own; `None` without one.
     pub(crate) certificate_name: Option<Arc<str>>,
     /// Given back once the handshake is over.
-    pub(crate) place: OwnedSemaphorePermit,
+    pub(crate) place: HandshakePlace,
+    /// Given back once the connection is closed.
+    pub(crate) address_place: Option<AddressPlace>,
 }
 
 /// Serves a connection until it is in a session's hands.
 pub(crate) async fn serve(arrival: Arrival, hub: Arc<Hub>) {
     let _count_panic = CountPanic(Arc::clone(&hub));
-    let (wire, certificate_name, place) = Wire::new(arrival);
+    let (wire, certificate_name, place) = Wire::new(arrival, &hub);
     if let Some(newcomer) = connect::handshake(wire, certificate_name, place, &hub).await {
         connect::settle(newcomer, hub).await;
     }
@@ -164,8 +169,8 @@ struct Session {
     /// When the queue was last searched for messages that have expired.
     swept_s: u32,
     /// Counted here and added to the shared counters once a step.
-    taken_in: u64,
-    delivered: u64,
+    taken_in: Tally,
+    delivered: Tally,
 }
 
 /// What the loop woke up for.
@@ -211,8 +216,8 @@ impl Session {
             held: false,
             pressed_since: None,
             swept_s: 0,
-            taken_in: 0,
-            delivered: 0,
+            taken_in: Tally::default(),
+            delivered: Tally::default(),
             hub,
         };
         (session, connection)

@@ -138,7 +138,7 @@ impl Session {
                 }
                 Again::Publish(id, outgoing) => match conn.put(outgoing, id, true, &self.hub) {
                     Ok(()) => {
-                        self.delivered += 1;
+                        self.delivered.note(outgoing.envelope.payload().len());
                         self.inflight.sent_again();
                     }
                     Err(unsent) => {
@@ -189,7 +189,7 @@ impl Session {
         };
         match conn.put(&outgoing, packet_id, false, &self.hub) {
             Ok(()) => {
-                self.delivered += 1;
+                self.delivered.note(outgoing.envelope.payload().len());
                 if outgoing.qos != QoS::AtMostOnce {
                     self.inflight.enter(outgoing);
                 }
@@ -204,8 +204,9 @@ impl Session {
     }
 
     pub(super) fn count_delivered(&mut self) {
-        let delivered = std::mem::take(&mut self.delivered);
-        self.hub.counters.messages_out.add(delivered);
+        let counters = &self.hub.counters;
+        self.delivered
+            .settle(&counters.messages_out, &counters.payload_bytes_out);
     }
 
     /// Brings the hub's sums up to date, and has publishers wait while the queue fills.

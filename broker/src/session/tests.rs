@@ -5,12 +5,16 @@ use crate::{
     auth::Gate,
     config::{Action, Config, Effect, Rule, User, Who},
     hub::Hub,
+    transport::Places,
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::Ipv4Addr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     runtime::Handle,
-    sync::Semaphore,
     time::timeout,
 };
 
@@ -59,12 +63,16 @@ impl Client {
     async fn connect(hub: &Arc<Hub>, user: &str) -> Self {
         let (stream, other) = tokio::io::duplex(64 * 1024);
         let (reader, writer) = tokio::io::split(other);
-        let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let places = Arc::new(Places::new(&hub.limits));
+        let (place, address_place) = places
+            .enter(Ipv4Addr::LOCALHOST.into(), Instant::now())
+            .unwrap();
         let arrival = Arrival {
             reader: Box::new(reader),
             writer: Box::new(writer),
             certificate_name: None,
             place,
+            address_place,
         };
         hub.tasks.spawn(serve(arrival, Arc::clone(hub)));
         let mut client = Self(stream);

@@ -1,16 +1,17 @@
 //! The byte stream of a connection with its two buffers.
 
-use super::Arrival;
+use super::{Arrival, metered};
+use crate::{
+    hub::Hub,
+    transport::{AddressPlace, HandshakePlace},
+};
 use bytes::{Buf, BytesMut};
 use std::{
     io,
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::OwnedSemaphorePermit,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// A read buffer begins small, since most clients say little, and doubles up to this while reads fill it.
 const READ_MIN: usize = 4 * 1024;
@@ -38,18 +39,25 @@ pub(super) struct Wire {
     pub(super) read_size: usize,
     /// Since when the client has taken nothing of what waits for it; `None` while nothing does.
     pub(super) stalled_since: Option<Instant>,
+    /// Given back with the wire.
+    _address_place: Option<AddressPlace>,
 }
 
 impl Wire {
     /// Takes an arrival apart: the wire, which keeps whatever must live as long as the connection, the name that the
     /// client has proved, and the handshake's place.
-    pub(super) fn new(arrival: Arrival) -> (Self, Option<Arc<str>>, OwnedSemaphorePermit) {
+    pub(super) fn new(
+        arrival: Arrival,
+        hub: &Arc<Hub>,
+    ) -> (Self, Option<Arc<str>>, HandshakePlace) {
         let Arrival {
             reader,
             writer,
             certificate_name,
             place,
+            address_place,
         } = arrival;
+        let (reader, writer) = metered::both(reader, writer, hub);
         let wire = Self {
             reader,
             writer,
@@ -57,6 +65,7 @@ impl Wire {
             out: BytesMut::new(),
             read_size: READ_MIN,
             stalled_since: None,
+            _address_place: address_place,
         };
         (wire, certificate_name, place)
     }

@@ -1,4 +1,4 @@
-// One scenario against a broker, with MQTT.js. Arguments: port, 4 or 5. Exit code 0 if all held.
+// One scenario against a broker, with MQTT.js. Arguments: port, 4 or 5, and a URL without its port (mqtt://127.0.0.1). Exit code 0 if all held.
 'use strict'
 
 const assert = require('node:assert')
@@ -8,12 +8,13 @@ const port = Number(process.argv[2])
 const protocolVersion = Number(process.argv[3])
 const login = { username: 'ada', password: 'secret' }
 const options = (clientId, more) => ({ protocolVersion, clientId, reconnectPeriod: 0, connectTimeout: 30000, ...login, ...more })
-const url = `mqtt://127.0.0.1:${port}`
+const url = new URL(process.argv[4] ?? 'mqtt://127.0.0.1')
+url.port = port
 
 setTimeout(() => { console.error('timed out'); process.exit(2) }, 60000).unref()
 
 async function open (clientId, more) {
-  const client = await mqtt.connectAsync(url, options(clientId, more), false)
+  const client = await mqtt.connectAsync(url.href, options(clientId, more), false)
   const queue = []
   const waiting = []
   client.on('message', (topic, payload, packet) => {

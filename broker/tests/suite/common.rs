@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
 
@@ -67,8 +67,13 @@ pub(crate) struct Received {
     pub(crate) properties: Vec<u8>,
 }
 
+/// What a raw client talks through.
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for S {}
+
 pub(crate) struct Raw {
-    stream: TcpStream,
+    stream: Box<dyn ByteStream>,
     pub(crate) v5: bool,
 }
 
@@ -208,12 +213,25 @@ impl Raw {
             .await
             .unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream, v5 }
+        Self::over(stream, v5)
+    }
+
+    /// A client over a stream that is there already.
+    pub(crate) fn over(stream: impl ByteStream + 'static, v5: bool) -> Self {
+        Self {
+            stream: Box::new(stream),
+            v5,
+        }
     }
 
     /// Connects and returns the body of the CONNACK.
     pub(crate) async fn try_connect(address: SocketAddr, hello: &Hello<'_>) -> (Self, Vec<u8>) {
-        let mut client = Self::open(address, hello.v5).await;
+        Self::open(address, hello.v5).await.greet(hello).await
+    }
+
+    /// Sends CONNECT and returns the body of the CONNACK.
+    pub(crate) async fn greet(self, hello: &Hello<'_>) -> (Self, Vec<u8>) {
+        let mut client = self;
         client.send(&hello.bytes()).await;
         let answer = client.read().await.expect("a CONNACK");
         assert_eq!(answer.first, 0x20);

@@ -7,10 +7,13 @@
 
 mod access;
 mod aliases;
+mod certificates;
 mod common;
 mod interop;
 mod lifecycle;
 mod links;
+mod observe;
+mod persistence;
 mod protocol;
 mod qos2;
 mod queue;
@@ -19,4 +22,7 @@ mod retained;
 mod routing;
 mod sessions;
 mod shared;
+mod tls;
+mod transport;
+mod websocket;
 mod wills;
