@@ -4,7 +4,7 @@
 //! message:
 //!
 //! - `accept` takes connections within bounds, and `transport` does what stands before MQTT: TLS, WebSocket;
-//! - `session` serves one, and keeps what the client is to get when it comes back; `codec` is the wire format;
+//! - `session` serves one: handshake, packets in, messages out; `codec` is the wire format;
 //! - `auth` says who a client is and which topics it may use; `topic` knows filters;
 //! - `publisher` routes a message to the logs of the filters that select it and to the `retained` store;
 //! - `subscriptions` knows who wants what and who lags, `filters` finds it by topic, `share` picks the member of a group
@@ -13,7 +13,7 @@
 //! - `hub` is what all of them share, `broker` starts and stops it, `log` keeps the router quiet;
 //! - `stats` counts; `sys` publishes the counts as `$SYS` topics, `metrics` serves them to Prometheus.
 //!
-//! What it does not do: keep sessions over a restart (retained messages are kept), enhanced authentication.
+//! What it does not do: keep sessions over its own restart; ask clients for enhanced authentication (AUTH).
 //!
 //! A process that sets up logging should silence the router, whose spans cost more than its work: [`log_filter`].
 //!

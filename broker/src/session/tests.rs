@@ -8,7 +8,7 @@ use crate::{
     transport::Places,
 };
 use std::{
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -64,9 +64,8 @@ impl Client {
         let (stream, other) = tokio::io::duplex(64 * 1024);
         let (reader, writer) = tokio::io::split(other);
         let places = Arc::new(Places::new(&hub.limits));
-        let (place, address_place) = places
-            .enter(Ipv4Addr::LOCALHOST.into(), Instant::now())
-            .unwrap();
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        let (place, address_place) = places.enter(loopback, Instant::now()).unwrap();
         let arrival = Arrival {
             reader: Box::new(reader),
             writer: Box::new(writer),
