@@ -159,7 +159,7 @@ pub struct Limits {
     pub filters_max: usize,
     /// Bytes of messages that wait for the subscribers of one filter.
     pub log_bytes_per_filter: usize,
-    /// QoS 1 messages on their way to one client and not acknowledged.
+    /// QoS 1 and 2 messages on their way to one client and not acknowledged.
     pub inflight_max: u16,
     /// Retained messages.
     pub retained_count_max: usize,

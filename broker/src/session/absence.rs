@@ -263,7 +263,11 @@ impl Session {
     }
 
     /// Gives everything back. `late` is a connection that was handed over when the session could not go on.
-    pub(super) async fn finish(mut self, ticket: Ticket, late: Option<Box<super::Newcomer>>) {
+    pub(super) async fn finish(
+        mut self: Box<Self>,
+        ticket: Ticket,
+        late: Option<Box<super::Newcomer>>,
+    ) {
         let mut dropped = self.inflight.messages();
         while let Some(unsent) = self.queue.pop_high() {
             // A shared one goes to another member of its group, which counts it if there is none.
@@ -286,7 +290,7 @@ impl Session {
             link,
             account,
             ..
-        } = self;
+        } = *self;
         drop(account);
         inbox.close(link).await;
     }

@@ -242,12 +242,15 @@ impl Session {
             retained: Vec::new(),
             wanted: true,
         };
+        let mut outcome = Ok(());
         for wanted in filters {
             let code = match self.check_filter(wanted.filter) {
                 Err(code) => code,
-                // MQTT 5, section 3.8.3.1.
                 Ok(parts) if parts.group.is_some() && wanted.no_local => {
-                    return Err(End::Rejected(reason::PROTOCOL_ERROR));
+                    // MQTT 5, section 3.8.3.1. What came before it is subscribed, and the router will say so.
+                    pending.orphan();
+                    outcome = Err(End::Rejected(reason::PROTOCOL_ERROR));
+                    break;
                 }
                 Ok(parts) => self.subscribe(wanted, &parts, subscription_id, &mut pending),
             };
@@ -259,7 +262,7 @@ impl Session {
         }
         self.subacks.push_back(pending);
         self.send_subacks(Some(conn));
-        Ok(())
+        outcome
     }
 
     fn check_filter<'a>(&self, text: &'a str) -> Result<Wanted<'a>, u8> {
