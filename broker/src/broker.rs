@@ -2,6 +2,7 @@
 
 use crate::{
     accept,
+    bridge::{self, BridgeError, BridgeStats},
     config::{Config, ConfigError},
     hub::Hub,
     link::{Link, LinkError},
@@ -32,6 +33,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// A bridge cannot be set up.
+    #[error(transparent)]
+    Bridge(#[from] BridgeError),
 }
 
 /// A running MQTT broker. Dropping it stops it too, without waiting for its end.
@@ -62,6 +66,10 @@ impl Broker {
             warn!("there are no users and anonymous clients are not allowed: nobody can connect");
         }
         let hub = Arc::new(Hub::new(&config, Handle::current()));
+        if let Err(error) = bridge::start(&config, &hub).await {
+            hub.stop.cancel();
+            return Err(error.into());
+        }
         if let Some(listener) = listener {
             hub.tasks.spawn(accept::run(listener, Arc::clone(&hub)));
         }
@@ -86,6 +94,11 @@ impl Broker {
     /// What the broker has done since it started.
     pub fn stats(&self) -> Stats {
         self.hub.stats()
+    }
+
+    /// What each bridge has done, in the order of the configuration.
+    pub fn bridges(&self) -> Vec<BridgeStats> {
+        self.hub.bridges().map(bridge::Tally::stats).collect()
     }
 
     /// Stops: takes no new connections, tells MQTT 5 clients, ends all tasks, and frees the port. Last wills are not

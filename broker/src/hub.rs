@@ -2,6 +2,7 @@
 
 use crate::{
     auth::Gate,
+    bridge::Tally,
     config::{Config, Limits},
     message::Envelope,
     retained::{Kept, Retained},
@@ -12,7 +13,7 @@ use crate::{
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -33,6 +34,8 @@ pub(crate) struct Hub {
     pub(crate) clients: Clients,
     /// Links of this process in use.
     pub(crate) links: AtomicUsize,
+    /// What each bridge counts; set once they are there.
+    pub(crate) bridges: OnceLock<Vec<Arc<Tally>>>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
     pub(crate) runtime: Handle,
@@ -52,6 +55,7 @@ impl Hub {
             counters: Counters::default(),
             clients: Clients::new(config.limits.clients_max),
             links: AtomicUsize::new(0),
+            bridges: OnceLock::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             runtime,
@@ -106,12 +110,18 @@ impl Hub {
         kept
     }
 
+    pub(crate) fn bridges(&self) -> impl Iterator<Item = &Tally> {
+        self.bridges.get().into_iter().flatten().map(AsRef::as_ref)
+    }
+
     pub(crate) fn stats(&self) -> Stats {
         let (retained_count, retained_bytes) = self.retained.size();
+        let connected = self.bridges().filter(|bridge| bridge.is_connected());
         Stats {
             clients: self.clients.count() as u64,
             retained_count: retained_count as u64,
             retained_bytes: retained_bytes as u64,
+            bridges_connected: connected.count() as u64,
             ..self.counters.snapshot()
         }
     }

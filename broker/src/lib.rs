@@ -8,6 +8,7 @@
 //! - `publisher` routes a message to the logs of the filters that select it and to the `retained` store;
 //! - `subscriptions` knows those filters and who lags; `router` is the home of rumqttd, which holds the logs;
 //! - `inbox` takes messages out for one subscriber, a session or a `link`;
+//! - `bridge` connects the broker to others, over which messages pass out and in;
 //! - `hub` is what all of them share, `broker` starts and stops it, `stats` counts, `log` keeps the router quiet.
 //!
 //! What it does not do: keep sessions over a reconnect (every session is clean, and clients are told so), keep anything
@@ -33,6 +34,7 @@
 
 mod accept;
 mod auth;
+mod bridge;
 mod broker;
 mod codec;
 mod config;
@@ -49,8 +51,12 @@ mod stats;
 mod subscriptions;
 mod topic;
 
+pub use bridge::{BridgeError, BridgeStats};
 pub use broker::{Broker, StartError};
 pub use config::{Action, Config, ConfigError, Effect, Limits, Rule, User, Who};
+pub use config::{
+    Bridge, BridgeLogin, BridgePassword, BridgeProblem, BridgeRoute, BridgeTls, BridgeVersion,
+};
 pub use link::{Link, LinkError, LinkPublisher, LinkReceiver};
 pub use log::log_filter;
 pub use message::{Message, Publish, PublishProperties, QoS};

@@ -169,6 +169,11 @@ impl LinkPublisher {
         &self.name
     }
 
+    /// The number under which its messages are known to be its own.
+    pub(crate) fn origin(&self) -> u32 {
+        self.lock().publisher.origin()
+    }
+
     /// Publishes a message. It waits while subscribers that keep pace are catching up, at most a quarter of a second
     /// at a time; when it returns, the message is on its way to all subscribers and, if retained, kept.
     ///
@@ -316,6 +321,16 @@ impl LinkReceiver {
             retain_as_published: false,
             subscription_id: None,
         };
+        self.subscribe_with(filter, options, true).await
+    }
+
+    /// Subscribes with options to a filter that is well formed, and has its retained messages sent if that is wanted.
+    pub(crate) async fn subscribe_with(
+        &mut self,
+        filter: &str,
+        options: Options,
+        retained: bool,
+    ) -> Result<(), LinkError> {
         let (Some(inbox), Some(link)) = (self.inbox.as_mut(), self.link.link.as_mut()) else {
             return Err(LinkError::Stopped);
         };
@@ -343,7 +358,9 @@ impl LinkReceiver {
                 index
             }
         };
-        if let Some(inbox) = self.inbox.as_mut() {
+        if let Some(inbox) = self.inbox.as_mut()
+            && retained
+        {
             inbox.send_retained(index);
         }
         Ok(())
@@ -485,7 +502,8 @@ impl LinkReceiver {
             topic,
             payload,
             qos: envelope.qos().min(options.qos),
-            retain: *stored,
+            retain: *stored || (options.retain_as_published && envelope.retain()),
+            deadline: envelope.deadline(),
             raw_properties,
         })
     }

@@ -102,6 +102,8 @@ pub struct Message {
     pub qos: QoS,
     /// True for a message from the retained store, false for a live one.
     pub retain: bool,
+    /// The second of the broker's clock after which the message is worthless.
+    pub(crate) deadline: Option<u32>,
     pub(crate) raw_properties: Bytes,
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Declares the live counters and their snapshot from one list, so that neither can forget a field.
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What the broker has done since it started. All fields but the last three only grow.
+        /// What the broker has done since it started. All fields but the last four only grow.
         #[derive(Debug, Clone, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Stats {
@@ -16,6 +16,8 @@ macro_rules! counters {
             pub retained_count: u64,
             /// Bytes of the topics and bodies of the retained messages held now.
             pub retained_bytes: u64,
+            /// Bridges connected now.
+            pub bridges_connected: u64,
         }
 
         #[derive(Debug, Default)]
@@ -95,6 +97,14 @@ counters! {
     retained_refused,
     /// Router links given up because they did not drain in time.
     links_abandoned,
+    /// Messages that other brokers have taken over bridges.
+    bridge_sent,
+    /// Messages of other brokers that were published here over bridges.
+    bridge_received,
+    /// Messages dropped by bridges: too many waited, the other broker refuses them, or their topics do not pass.
+    bridge_dropped,
+    /// Messages dropped by bridges because they had been here before or had crossed too many of them.
+    bridge_loops,
 }
 
 #[derive(Debug, Default)]
