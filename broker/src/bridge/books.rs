@@ -138,6 +138,10 @@ impl Books {
         self.hub.counters.expired.bump();
     }
 
+    pub(super) fn panicked(&self) {
+        self.hub.counters.panics.bump();
+    }
+
     pub(super) fn waiting(&self, count: usize) {
         self.tally.waiting.store(count as u64, Ordering::Relaxed);
     }

@@ -339,18 +339,32 @@ impl Runner {
                 }
                 (Acked::Notice | Acked::Unknown, _) => {}
             },
-            Heard::Lost { reason, broken } => {
-                if broken && phase.terms().is_some_and(|terms| terms.resumed) {
-                    warn!(
-                        bridge = self.name(),
-                        reason, "the session at the other broker is given up"
-                    );
-                    self.resume = false;
-                }
-                return Some(phase.ended(&reason));
+            Heard::Panicked => {
+                self.books.panicked();
+                return Some(self.broken("the client library panicked", phase));
             }
+            Heard::Lost {
+                reason,
+                broken: true,
+            } => return Some(self.broken(&reason, phase)),
+            Heard::Lost {
+                reason,
+                broken: false,
+            } => return Some(phase.ended(&reason)),
         }
         None
+    }
+
+    /// Ends a connection over which came what should not, and which the other broker might send again.
+    fn broken(&mut self, reason: &str, phase: &Phase) -> End {
+        if phase.terms().is_some_and(|terms| terms.resumed) {
+            warn!(
+                bridge = self.name(),
+                reason, "the session at the other broker is given up"
+            );
+            self.resume = false;
+        }
+        phase.ended(reason)
     }
 
     fn open(&mut self, requests: &Requests, terms: Terms, phase: &mut Phase) {

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Says that a test does not run, or fails where it must.
-fn skip(why: &str) {
+pub(crate) fn skip(why: &str) {
     assert!(
         env::var_os("LAMPPOST_REQUIRE_INTEROP").is_none_or(|value| value != "1"),
         "missing: {why}"

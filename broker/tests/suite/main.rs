@@ -6,6 +6,8 @@
 )]
 
 mod access;
+mod bridge;
+mod bridge_mosquitto;
 mod common;
 mod interop;
 mod lifecycle;

@@ -73,6 +73,8 @@ pub(super) enum Heard {
         packet_id: u16,
         refused: Option<String>,
     },
+    /// The client library has panicked; nothing comes after this.
+    Panicked,
     /// The connection ended; nothing comes after this.
     Lost {
         reason: String,
@@ -175,10 +177,7 @@ impl Requests {
 impl Events {
     /// The next event. Cancel-safe.
     pub(super) async fn hear(&mut self) -> Heard {
-        self.heard.recv().await.unwrap_or_else(|| Heard::Lost {
-            reason: "the client library has failed".to_owned(),
-            broken: true,
-        })
+        self.heard.recv().await.unwrap_or(Heard::Panicked)
     }
 }
 
