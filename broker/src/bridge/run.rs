@@ -323,6 +323,8 @@ impl Runner {
                     self.open(requests, terms, phase);
                 }
             }
+            // What waits is handed out before the next event in any case.
+            Heard::Room => {}
             Heard::Sent(packet_id) => {
                 if self.outbox.sent(packet_id) {
                     self.books.sent();

@@ -66,6 +66,8 @@ pub(super) enum Heard {
     Connected(Terms),
     /// It has answered our subscriptions; these it refuses.
     Subscribed { refused: Vec<String> },
+    /// The library has taken some other request, such as an acknowledgement: there is room for another one.
+    Room,
     /// The next one of what was handed over has been written under this packet id, zero for QoS 0.
     Sent(u16),
     /// The other broker has taken a letter, or refused it.
@@ -90,6 +92,8 @@ enum Step {
     Message(Option<Letter>, Ack),
     /// The other broker keeps us for so long at most without a packet.
     KeepAlive(Duration, Heard),
+    /// A request of ours other than a letter was taken.
+    Room,
     Nothing,
 }
 
@@ -226,6 +230,11 @@ async fn drive(mut events: Loop, intake: Intake, heard: mpsc::Sender<Heard>, kee
         };
         let say = match step {
             Step::Nothing => continue,
+            Step::Room => {
+                // If there is no place for it, something else is there that wakes the bridge.
+                drop(heard.try_send(Heard::Room));
+                continue;
+            }
             Step::KeepAlive(longer, say) => {
                 stall = patience(keep_alive.max(longer));
                 say

@@ -140,7 +140,7 @@ impl Loop {
             Ok(Event::Outgoing(Outgoing::Publish(packet_id))) => {
                 Step::Heard(Heard::Sent(packet_id))
             }
-            Ok(Event::Outgoing(_)) => Step::Nothing,
+            Ok(Event::Outgoing(_)) => Step::Room,
             Err(error) => Step::Heard(Heard::Lost {
                 broken: is_broken(&error),
                 reason: error.to_string(),
