@@ -19,6 +19,7 @@ mod hops;
 mod intake;
 mod letter;
 mod outbox;
+mod phase;
 mod remote;
 mod run;
 mod tls;

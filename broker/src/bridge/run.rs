@@ -7,6 +7,7 @@ use super::{
     intake::Intake,
     letter::{Letter, Mapped, Route, map},
     outbox::{Acked, Outbox},
+    phase::{End, Phase, Sync},
     remote::{self, CONNECT_TIME, Heard, Requests, Target, Terms},
     word,
 };
@@ -15,7 +16,6 @@ use crate::{
     hub::Hub,
     link::{LinkPublisher, LinkReceiver},
     message::{Envelope, Message},
-    retained::Scan,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -46,40 +46,6 @@ pub(super) struct Runner {
     pub(super) notice: Option<Letter>,
     /// Whether the next connection takes up the session of the last one.
     pub(super) resume: bool,
-}
-
-/// How far a connection is.
-enum Phase {
-    Connecting,
-    Subscribing {
-        terms: Terms,
-        until: Instant,
-    },
-    Open {
-        terms: Terms,
-        since: Instant,
-        /// Retained messages are still to be sent.
-        sync: Option<Sync>,
-    },
-    Leaving {
-        terms: Terms,
-        until: Instant,
-        /// We have said that we leave.
-        said: bool,
-    },
-}
-
-/// A walk over the retained messages of all entries.
-struct Sync {
-    route: usize,
-    scan: Scan,
-}
-
-/// How a connection ended.
-struct End {
-    reason: String,
-    /// How long it was open, if it was.
-    held: Option<Duration>,
 }
 
 impl Runner {
@@ -398,36 +364,6 @@ impl Runner {
             self.outbox.hand_notice();
         } else {
             debug!(bridge = self.name(), "the notification finds no room");
-        }
-    }
-}
-
-impl Phase {
-    fn deadline(&self) -> Option<Instant> {
-        match self {
-            Self::Subscribing { until, .. } | Self::Leaving { until, .. } => Some(*until),
-            // Bounded by the client library, and not at all.
-            Self::Connecting | Self::Open { .. } => None,
-        }
-    }
-
-    fn terms(&self) -> Option<&Terms> {
-        match self {
-            Self::Connecting => None,
-            Self::Subscribing { terms, .. }
-            | Self::Open { terms, .. }
-            | Self::Leaving { terms, .. } => Some(terms),
-        }
-    }
-
-    fn ended(&self, reason: &str) -> End {
-        let held = match self {
-            Self::Open { since, .. } => Some(since.elapsed()),
-            Self::Connecting | Self::Subscribing { .. } | Self::Leaving { .. } => None,
-        };
-        End {
-            reason: reason.to_owned(),
-            held,
         }
     }
 }

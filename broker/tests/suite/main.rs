@@ -7,7 +7,6 @@
 
 mod access;
 mod bridge;
-mod bridge_mosquitto;
 mod common;
 mod interop;
 mod lifecycle;

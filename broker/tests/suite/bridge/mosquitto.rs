@@ -1,7 +1,7 @@
 //! Bridges to a broker that nobody here wrote. A mosquitto that is missing skips these tests, loudly.
 
+use super::{Gate, all_numbers, bridge, bridge_is, config, out, publish_numbers, route};
 use crate::{
-    bridge::{Gate, all_numbers, bridge, bridge_is, config, out, publish_numbers, route},
     common::{DEADLINE, Hello, Raw, in_time, start},
     interop::skip,
 };
