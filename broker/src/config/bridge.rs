@@ -58,7 +58,7 @@ pub struct Bridge {
 /// The version of MQTT that a bridge speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BridgeVersion {
-    /// MQTT 3.1.1: no properties, and nothing to tell loops by.
+    /// MQTT 3.1.1: no properties, nothing to tell loops by, and what comes in live does not say that it is retained.
     V4,
     /// MQTT 5.
     V5,
