@@ -7,6 +7,7 @@
 
 mod access;
 mod aliases;
+mod bridge;
 mod certificates;
 mod common;
 mod interop;
