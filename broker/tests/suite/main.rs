@@ -12,4 +12,5 @@ mod lifecycle;
 mod links;
 mod protocol;
 mod retained;
+mod rumqttd;
 mod sessions;
