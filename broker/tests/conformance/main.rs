@@ -6,12 +6,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod answer;
+mod cases_alias;
 mod cases_connect;
 mod cases_data;
 mod cases_publish;
 mod cases_qos;
 mod cases_retain;
 mod cases_session;
+mod cases_shared;
 mod cases_subscribe;
 mod cases_topics;
 mod cases_will;
@@ -40,8 +42,10 @@ chapters! {
     wills: cases_will,
     sessions: cases_session,
     publish: cases_publish,
+    aliases: cases_alias,
     retain: cases_retain,
     subscribe: cases_subscribe,
     delivery: cases_qos,
     topics: cases_topics,
+    shared: cases_shared,
 }

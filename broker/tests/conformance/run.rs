@@ -2,13 +2,14 @@
 
 use crate::{
     answer::{self, Answer},
-    table::{Case, Failure, Memory, Step, Who},
+    table::{Case, Memory, Step, Who},
     wire::Version,
 };
 use futures_util::{StreamExt, stream};
 use lamppost_broker::{Broker, Config};
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -23,6 +24,35 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Cases under way at once: many of them do nothing but wait.
 const AT_ONCE: usize = 16;
+
+/// Why a case failed.
+struct Failure {
+    case: &'static Case,
+    version: Version,
+    /// Counted from 1; 0 for a case that panicked.
+    step: usize,
+    expected: String,
+    got: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (label, ids) = match self.version {
+            Version::V5 => ("5.0", self.case.v5),
+            Version::V4 => ("3.1.1", self.case.v4),
+        };
+        write!(
+            f,
+            "{name} (MQTT {label}: {ids})\n  must: {must}\n  step {step}: {expected}\n  got: {got}",
+            name = self.case.name,
+            ids = ids.join(", "),
+            must = self.case.must,
+            step = self.step,
+            expected = self.expected,
+            got = self.got,
+        )
+    }
+}
 
 /// Plays all cases in all their versions and panics with the list of those that fail.
 pub(crate) async fn play(cases: &'static [Case]) {
@@ -146,12 +176,8 @@ impl Stage {
             Step::Closed(who) => self.end(who).await?,
             Step::Failed(who) => {
                 if let Some(answer) = self.next(who).await? {
-                    let error = match answer {
-                        Answer::Disconnect(code) | Answer::ConnAck { code, .. } => {
-                            code >= if self.version == Version::V5 { 0x80 } else { 1 }
-                        }
-                        _ => false,
-                    };
+                    let least = if self.version == Version::V5 { 0x80 } else { 1 };
+                    let error = matches!(answer, Answer::Disconnect(code) | Answer::ConnAck { code, .. } if code >= least);
                     self.check(error, &answer)?;
                     self.end(who).await?;
                 }

@@ -8,7 +8,7 @@ use crate::{
     wire::{Out, Version},
 };
 use lamppost_broker::Config;
-use std::{collections::HashMap, fmt};
+use std::collections::HashMap;
 
 pub(crate) struct Case {
     pub(crate) name: &'static str,
@@ -400,34 +400,5 @@ impl Expected {
             memory.0.insert(name, message.id);
         }
         fits
-    }
-}
-
-/// Why a case failed.
-pub(crate) struct Failure {
-    pub(crate) case: &'static Case,
-    pub(crate) version: Version,
-    /// Counted from 1; 0 for a case that panicked.
-    pub(crate) step: usize,
-    pub(crate) expected: String,
-    pub(crate) got: String,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (label, ids) = match self.version {
-            Version::V5 => ("5.0", self.case.v5),
-            Version::V4 => ("3.1.1", self.case.v4),
-        };
-        write!(
-            f,
-            "{name} (MQTT {label}: {ids})\n  must: {must}\n  step {step}: {expected}\n  got: {got}",
-            name = self.case.name,
-            ids = ids.join(", "),
-            must = self.case.must,
-            step = self.step,
-            expected = self.expected,
-            got = self.got,
-        )
     }
 }

@@ -285,7 +285,9 @@ impl Out {
                 if v5 {
                     body.push(0);
                 }
-                filters.iter().for_each(|filter| body.extend(text(filter)));
+                for filter in filters {
+                    body.extend(text(filter));
+                }
                 packet(0xa2, &body)
             }
             Self::Ack(first, id, code) => acknowledge(*first, *id, *code),
