@@ -259,10 +259,10 @@ pub(crate) static CASES: &[Case] = &[
         "a client that says something within its keep-alive stays",
         || {
             script([
-                enter("a", connect("a").keep_alive(2)),
-                vec![Step::After(1), quiet("a"), Step::After(1)],
-                vec![send("a", publish("t", "x").qos(1, 1)), want("a", acked(PUBACK, 1)), Step::After(1)],
-                vec![quiet("a"), Step::After(1), quiet("a")],
+                enter("a", connect("a").keep_alive(4)),
+                vec![Step::After(2), quiet("a"), Step::After(2)],
+                vec![send("a", publish("t", "x").qos(1, 1)), want("a", acked(PUBACK, 1)), Step::After(2)],
+                vec![quiet("a"), Step::After(2), quiet("a")],
             ])
         },
     ),

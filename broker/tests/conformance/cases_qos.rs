@@ -290,10 +290,10 @@ pub(crate) static CASES: &[Case] = &[
             script([
                 pair_up(2),
                 vec![
-                    send("p", publish("t", "x").qos(2, 2).with(long(2, 1))),
+                    send("p", publish("t", "x").qos(2, 2).with(long(2, 3))),
                     want("p", acked(PUBREC, 2)),
                     want("a", message("t", "x").qos(2, "x")),
-                    Step::After(3),
+                    Step::After(5),
                     Step::Cut("a"),
                 ],
                 come_back("a"),

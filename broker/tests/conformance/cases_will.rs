@@ -234,7 +234,7 @@ pub(crate) static CASES: &[Case] = &[
         "a delayed will",
         &["3.1.2-8", "3.1.3.2.2"],
         &[],
-        "the will waits for its delay",
+        "the will is published once its delay is over",
         || {
             script([
                 watch(),
@@ -243,10 +243,9 @@ pub(crate) static CASES: &[Case] = &[
                     connect("a")
                         .kept()
                         .will("w", "down", 0)
-                        .will_with(long(0x18, 2)),
+                        .will_with(long(0x18, 1)),
                 ),
                 vec![send("a", bytes(&[0xe0, 1, 4])), Step::Closed("a")],
-                nothing_until_now(),
                 vec![want("w", message("w", "down"))],
             ])
         },
@@ -281,7 +280,7 @@ pub(crate) static CASES: &[Case] = &[
         "a client that is back before its will",
         &["3.1.3-9", "3.1.2-8"],
         &[],
-        "a new connection to the session within the delay takes the will back",
+        "the will waits, and a new connection to the session within the delay takes it back",
         || {
             script([
                 watch(),
@@ -293,6 +292,7 @@ pub(crate) static CASES: &[Case] = &[
                         .will_with(long(0x18, 3_600)),
                 ),
                 vec![send("a", bytes(&[0xe0, 1, 4])), Step::Closed("a")],
+                nothing_until_now(),
                 vec![
                     open("a"),
                     send("a", connect("a").kept()),
