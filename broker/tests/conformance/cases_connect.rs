@@ -115,8 +115,8 @@ pub(crate) static CASES: &[Case] = &[
         "a password alone",
         &["3.1.2.9"],
         &[],
-        "MQTT 5 allows a password without a user name",
-        || enter("a", connect("a").login(None, Some("p"))),
+        "a password without a user name is well-formed in MQTT 5, and refused as a login that nobody can check",
+        || refused(connect("a").login(None, Some("p")), 0x86, 4),
     ),
     case(
         "the user name is text",
