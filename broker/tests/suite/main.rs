@@ -6,11 +6,22 @@
 )]
 
 mod access;
+mod aliases;
+mod certificates;
 mod common;
 mod interop;
 mod lifecycle;
 mod links;
+mod observe;
+mod persistence;
 mod protocol;
+mod qos2;
+mod queue;
+mod resume;
 mod retained;
 mod rumqttd;
 mod sessions;
+mod tls;
+mod transport;
+mod websocket;
+mod wills;
