@@ -21,6 +21,7 @@ mod queue;
 mod resume;
 mod retained;
 mod routing;
+mod rumqttd;
 mod sessions;
 mod shared;
 mod tls;
