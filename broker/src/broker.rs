@@ -2,6 +2,7 @@
 
 use crate::{
     accept::{self, Entrance},
+    bridge::{self, BridgeError, BridgeStats},
     config::{Config, ConfigError, Listener},
     hub::Hub,
     link::{Link, LinkError},
@@ -63,6 +64,9 @@ pub enum StartError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A bridge cannot be set up.
+    #[error(transparent)]
+    Bridge(#[from] BridgeError),
 }
 
 /// A running MQTT broker. Dropping it stops it too, without waiting for its end.
@@ -121,6 +125,10 @@ impl Broker {
             hub.tasks
                 .spawn(sys::run(Arc::clone(&hub), config.sys_interval));
         }
+        if let Err(error) = bridge::start(&config, &hub).await {
+            hub.stop.cancel();
+            return Err(error.into());
+        }
         for entrance in entrances {
             hub.tasks.spawn(accept::run(entrance, Arc::clone(&hub)));
         }
@@ -172,6 +180,11 @@ impl Broker {
     /// What the broker has done since it started.
     pub fn stats(&self) -> Stats {
         self.hub.stats()
+    }
+
+    /// What each bridge has done, in the order of the configuration.
+    pub fn bridges(&self) -> Vec<BridgeStats> {
+        self.hub.bridges().map(bridge::Tally::stats).collect()
     }
 
     /// Stops: takes no new connections, tells MQTT 5 clients, ends all tasks, and frees the port. Last wills are not

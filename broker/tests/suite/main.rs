@@ -7,6 +7,7 @@
 
 mod access;
 mod aliases;
+mod bridge;
 mod certificates;
 mod common;
 mod interop;
@@ -20,6 +21,7 @@ mod queue;
 mod resume;
 mod retained;
 mod routing;
+mod rumqttd;
 mod sessions;
 mod shared;
 mod tls;
