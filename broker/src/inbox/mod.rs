@@ -287,7 +287,7 @@ impl Inbox {
         (index < 1 << INDEX_BITS).then_some(index)
     }
 
-    /// Notes that the router has put the next subscription in force: to be called for each [`Incoming::Subscribed`].
+    /// Notes that the router has put the next subscription in force: to be called for each `Incoming::Subscribed` of the router.
     pub(crate) fn confirmed(&mut self) {
         self.plans.clear();
         let subscriptions = &self.hub.subscriptions;

@@ -180,6 +180,7 @@ impl Session {
             Some(alias) => match conn.given.resolve(alias, publish.topic) {
                 Ok(topic) => topic,
                 Err(Refused::Invalid) => return Err(End::Rejected(reason::TOPIC_ALIAS_INVALID)),
+                Err(Refused::Unknown) => return Err(End::Rejected(reason::PROTOCOL_ERROR)),
                 Err(Refused::TooLong) => return Err(End::Rejected(reason::QUOTA_EXCEEDED)),
             },
         };
