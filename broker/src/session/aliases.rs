@@ -160,8 +160,9 @@ mod tests {
         assert_eq!(taken.name(b"c"), Name::Topic);
         assert_eq!(taken.name(b"a"), Name::Alias(1));
         let mut long = Taken::new(2);
-        assert_eq!(long.name(&[b'x'; TOPIC_BYTES_MAX]), Name::Both(1));
-        long.sent(&[b'x'; TOPIC_BYTES_MAX], 1);
+        let topic = vec![b'x'; TOPIC_BYTES_MAX];
+        assert_eq!(long.name(&topic), Name::Both(1));
+        long.sent(&topic, 1);
         assert_eq!(long.name(b"a"), Name::Topic);
         assert_eq!(Taken::new(0).name(b"a"), Name::Topic);
     }

@@ -90,7 +90,7 @@ impl Session {
         match packet {
             Packet::Publish(publish) => return self.on_publish(conn, &publish),
             Packet::PubAck(packet_id) => {
-                if !self.inflight.end(packet_id, Awaits::PubAck) {
+                if !self.inflight.end(packet_id, Awaits::Ack) {
                     debug!(packet_id, "an acknowledgement of nothing");
                 }
             }
@@ -100,7 +100,7 @@ impl Session {
                 put_answer(conn, 0x70, packet_id, known);
             }
             Packet::PubComp(packet_id) => {
-                if !self.inflight.end(packet_id, Awaits::PubComp) {
+                if !self.inflight.end(packet_id, Awaits::Comp) {
                     debug!(packet_id, "a completion of nothing");
                 }
             }
@@ -135,7 +135,7 @@ impl Session {
     fn on_pubrec(&mut self, conn: &mut Connection, packet_id: u16, refused: bool) {
         if refused {
             // The delivery ends here (MQTT 5, section 4.3.3).
-            if !self.inflight.end(packet_id, Awaits::PubRec) {
+            if !self.inflight.end(packet_id, Awaits::Rec) {
                 debug!(packet_id, "a refusal of nothing");
             }
             return;
