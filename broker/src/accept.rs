@@ -42,6 +42,7 @@ pub(crate) async fn run(listener: TcpListener, hub: Arc<Hub>) {
             reader: Box::new(reader),
             writer: Box::new(writer),
             certificate_name: None,
+            peer: peer.ip(),
             place,
         };
         let session = session::serve(arrival, Arc::clone(&hub));

@@ -2,6 +2,7 @@
 
 use crate::{
     accept,
+    auth::{Gate, Key},
     config::{Config, ConfigError},
     hub::Hub,
     link::{Link, LinkError},
@@ -32,6 +33,18 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// The system gives no random bytes, which passwords in memory are kept safe with.
+    #[error("{0}")]
+    Random(String),
+}
+
+/// Why a new configuration was not taken over.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// It is not valid together with what does not change; the old one goes on.
+    #[error("the new configuration is not valid; the old one goes on")]
+    Config(#[from] ConfigError),
 }
 
 /// A running MQTT broker. Dropping it stops it too, without waiting for its end.
@@ -39,6 +52,8 @@ pub enum StartError {
 pub struct Broker {
     hub: Arc<Hub>,
     local_addr: Option<SocketAddr>,
+    /// What it was started with.
+    config: Config,
 }
 
 impl Broker {
@@ -58,15 +73,21 @@ impl Broker {
         let local_addr = listener
             .as_ref()
             .and_then(|listener| listener.local_addr().ok());
-        if listener.is_some() && !config.allow_anonymous && config.users.is_empty() {
+        let key = Key::new().map_err(|error| StartError::Random(error.to_string()))?;
+        let gate = read_gate(&config, key).await?;
+        if listener.is_some() && gate.is_shut() {
             warn!("there are no users and anonymous clients are not allowed: nobody can connect");
         }
-        let hub = Arc::new(Hub::new(&config, Handle::current()));
+        let hub = Arc::new(Hub::new(&config, gate, Handle::current()));
         if let Some(listener) = listener {
             hub.tasks.spawn(accept::run(listener, Arc::clone(&hub)));
         }
         info!(address = ?local_addr, "the broker is running");
-        Ok(Self { hub, local_addr })
+        Ok(Self {
+            hub,
+            local_addr,
+            config,
+        })
     }
 
     /// Where clients connect; `None` if the broker does not listen.
@@ -88,6 +109,24 @@ impl Broker {
         self.hub.stats()
     }
 
+    /// Takes over users, rules, `default_access`, `protected` and anonymous access of another configuration, and reads the
+    /// file of users again. What differs besides holds from the next start on, and a warning names it. Clients that
+    /// would not be let in any more are disconnected, and subscriptions that are no longer allowed end.
+    ///
+    /// # Errors
+    /// If the configuration is not valid: then nothing has changed.
+    pub async fn reload(&self, config: Config) -> Result<(), ReloadError> {
+        let (config, ignored) = self.config.with_access_of(config);
+        config.validate()?;
+        let gate = read_gate(&config, self.hub.gate().key()).await?;
+        if !ignored.is_empty() {
+            warn!(keys = ?ignored, "what has changed here holds from the next start on");
+        }
+        self.hub.gate.send_replace(Arc::new(gate));
+        info!("users and rules were read again");
+        Ok(())
+    }
+
     /// Stops: takes no new connections, tells MQTT 5 clients, ends all tasks, and frees the port. Last wills are not
     /// published: it is the broker that leaves, not its clients.
     pub async fn stop(self) {
@@ -103,6 +142,16 @@ impl Broker {
             );
         }
         info!("the broker has stopped");
+    }
+}
+
+/// Reads the users' file where that may block.
+async fn read_gate(config: &Config, key: Key) -> Result<Gate, ConfigError> {
+    let wanted = config.clone();
+    match tokio::task::spawn_blocking(move || Gate::read(&wanted, key)).await {
+        Ok(gate) => gate,
+        // The runtime is shutting down, or reading panicked: then it does so where it is seen.
+        Err(_) => Gate::read(config, key),
     }
 }
 

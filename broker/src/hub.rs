@@ -1,7 +1,7 @@
 //! What all connections and links of one broker share.
 
 use crate::{
-    auth::Gate,
+    auth::{Failures, Gate},
     config::{Config, Limits},
     message::Envelope,
     retained::{Kept, Retained},
@@ -26,6 +26,7 @@ pub(crate) struct Hub {
     pub(crate) limits: Limits,
     /// Who may connect and do what; replaced as a whole when the configuration is read anew, which sessions watch.
     pub(crate) gate: watch::Sender<Arc<Gate>>,
+    pub(crate) failures: Failures,
     pub(crate) router: Arc<Router>,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) retained: Retained,
@@ -42,10 +43,11 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(config: &Config, runtime: Handle) -> Self {
+    pub(crate) fn new(config: &Config, gate: Gate, runtime: Handle) -> Self {
         let router = Router::obtain(&config.limits);
         Self {
-            gate: watch::Sender::new(Arc::new(Gate::new(config))),
+            gate: watch::Sender::new(Arc::new(gate)),
+            failures: Failures::new(&config.limits),
             subscriptions: Subscriptions::new(config.limits.filters_max, Arc::clone(&router)),
             router,
             retained: Retained::new(&config.limits),

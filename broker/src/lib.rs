@@ -49,7 +49,8 @@ mod stats;
 mod subscriptions;
 mod topic;
 
-pub use broker::{Broker, StartError};
+pub use auth::{HashProblem, LineProblem, PasswordHash, UsersFile, UsersFileError};
+pub use broker::{Broker, ReloadError, StartError};
 pub use config::{Action, Config, ConfigError, Effect, Limits, Rule, User, Who};
 pub use link::{Link, LinkError, LinkPublisher, LinkReceiver};
 pub use log::log_filter;

@@ -1,18 +1,22 @@
 //! The handshake: CONNECT in time, within limits, from somebody who may.
 
 use super::{
-    count_refusal,
+    count_refusal, login,
     wire::{self, Wire},
 };
 use crate::{
-    auth::{Access, Credentials, LoginRefused},
+    auth::{Access, Credentials},
     codec::{self, Accepted, ConnAck, Connect, DecodeError, Framed, Version, Will, reason},
     hub::{Clients, Hub, Ticket},
     message::QoS,
     router::RouterLink,
     topic,
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tracing::{debug, warn};
 
 /// QoS 2 publications that one client may have under way: their packet ids are remembered.
@@ -52,12 +56,15 @@ pub(super) struct OwnedWill {
 struct Refusal {
     version: Version,
     code: u8,
+    /// When the answer is due.
+    not_before: Option<Instant>,
 }
 
 /// Reads CONNECT and lets the client in, or answers why not. `None` ends the connection; the reason is counted.
 pub(super) async fn handshake(
     wire: &mut Wire,
     certificate_name: Option<Arc<str>>,
+    peer: IpAddr,
     hub: &Arc<Hub>,
 ) -> Option<Admitted> {
     let packet = tokio::select! {
@@ -76,7 +83,7 @@ pub(super) async fn handshake(
         Err(error) => Err(error),
     };
     let outcome = match decoded {
-        Ok(connect) => admit(wire, hub, &connect, certificate_name).await,
+        Ok(connect) => admit(wire, hub, &connect, certificate_name, peer).await,
         Err(error) => {
             count_refusal(hub, error);
             match error {
@@ -85,6 +92,7 @@ pub(super) async fn handshake(
                     Err(Refusal {
                         version,
                         code: error.reason(),
+                        not_before: None,
                     })
                 }
                 // What is not CONNECT gets no answer: it may not even be MQTT.
@@ -96,7 +104,14 @@ pub(super) async fn handshake(
     };
     match outcome {
         Ok(admitted) => Some(admitted),
-        Err(Refusal { version, code }) => {
+        Err(Refusal {
+            version,
+            code,
+            not_before,
+        }) => {
+            if let Some(until) = not_before {
+                login::hold_back(wire, until, hub).await;
+            }
             debug!(code, "CONNECT refused");
             codec::put_connack(
                 &mut wire.out,
@@ -147,9 +162,14 @@ async fn admit(
     hub: &Arc<Hub>,
     connect: &Connect<'_>,
     certificate_name: Option<Arc<str>>,
+    peer: IpAddr,
 ) -> Result<Admitted, Refusal> {
     let version = connect.version;
-    let refuse = |code| Refusal { version, code };
+    let refuse = |code| Refusal {
+        version,
+        code,
+        not_before: None,
+    };
     let origin = hub.next_origin();
     let counters = &hub.counters;
     if connect.auth_method {
@@ -167,22 +187,17 @@ async fn admit(
     }
     let client_id = assigned.as_deref().unwrap_or(connect.client_id);
     let gate = hub.gate();
-    let identity = gate
-        .admit(&Credentials {
-            user: connect.login.user,
-            password: connect.login.password,
-            client_id,
-            certificate_name,
-        })
+    let credentials = Credentials {
+        user: connect.login.user,
+        password: connect.login.password,
+        client_id,
+        certificate_name,
+    };
+    let identity = login::identify(hub, &gate, &credentials, peer)
         .await
-        .map_err(|refused| {
-            let (counter, code) = match refused {
-                LoginRefused::Password => (&counters.refused_password, reason::BAD_PASSWORD),
-                LoginRefused::Anonymous => (&counters.refused_anonymous, reason::NOT_AUTHORIZED),
-                LoginRefused::ClientId => (&counters.refused_client_id, reason::CLIENT_ID_INVALID),
-            };
-            counter.bump();
-            refuse(code)
+        .map_err(|refused| Refusal {
+            not_before: refused.not_before,
+            ..refuse(refused.code)
         })?;
     let access = gate.access(&identity);
     let will = connect

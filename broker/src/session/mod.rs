@@ -6,6 +6,7 @@
 
 mod connect;
 mod inbound;
+mod login;
 mod outbound;
 mod wire;
 
@@ -22,6 +23,7 @@ use inbound::PendingSubAck;
 use std::{
     collections::{HashSet, VecDeque},
     io,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -71,6 +73,8 @@ pub(crate) struct Arrival {
     pub(crate) writer: Writer,
     /// The name in the certificate that the client proved to own; `None` without one.
     pub(crate) certificate_name: Option<Arc<str>>,
+    /// Where it comes from, which counts when logins fail.
+    pub(crate) peer: IpAddr,
     /// Given back once the handshake is over.
     pub(crate) place: OwnedSemaphorePermit,
 }
@@ -82,10 +86,11 @@ pub(crate) async fn serve(arrival: Arrival, hub: Arc<Hub>) {
         reader,
         writer,
         certificate_name,
+        peer,
         place,
     } = arrival;
     let mut wire = Wire::new(reader, writer);
-    let Some(admitted) = connect::handshake(&mut wire, certificate_name, &hub).await else {
+    let Some(admitted) = connect::handshake(&mut wire, certificate_name, peer, &hub).await else {
         return;
     };
     drop(place);
