@@ -13,3 +13,4 @@ mod links;
 mod protocol;
 mod retained;
 mod sessions;
+mod users;
