@@ -135,7 +135,7 @@ mod tests {
         // Another address, and the same in other clothes.
         assert_eq!(delays(&failures, "192.0.2.2", now, 1), [1]);
         assert_eq!(delays(&failures, "::ffff:192.0.2.2", now, 1), [2]);
-        let soon = now + FORGOTTEN_AFTER - Duration::from_secs(1);
+        let soon = now + FORGOTTEN_AFTER.saturating_sub(Duration::from_secs(1));
         assert_eq!(delays(&failures, "192.0.2.1", soon, 1), [6]);
         assert_eq!(
             delays(&failures, "192.0.2.1", soon + FORGOTTEN_AFTER, 2),

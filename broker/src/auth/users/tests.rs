@@ -55,13 +55,15 @@ fn lines_that_are_wrong_are_named() {
 #[test]
 fn the_number_of_users_is_bounded() {
     let a = hash('A');
-    let text: String = (0..=USERS_MAX).map(|n| format!("u{n}:{a}\n")).collect();
-    let (line, problem) = parse(&text).unwrap_err();
+    let text = |count| {
+        let lines: Vec<_> = (0..count).map(|n| format!("u{n}:{a}")).collect();
+        lines.join("\n")
+    };
+    let (line, problem) = parse(&text(USERS_MAX + 1)).unwrap_err();
     assert_eq!(line, USERS_MAX + 1);
     assert_eq!(problem, LineProblem::TooMany(USERS_MAX));
-    let text: String = (0..USERS_MAX).map(|n| format!("u{n}:{a}\n")).collect();
     let mut file = UsersFile {
-        lines: parse(&text).unwrap(),
+        lines: parse(&text(USERS_MAX)).unwrap(),
         mode: 0,
     };
     assert!(file.set("u1", parsed('B')).unwrap());
