@@ -52,7 +52,7 @@ pub enum ReloadError {
 pub struct Broker {
     hub: Arc<Hub>,
     local_addr: Option<SocketAddr>,
-    /// What it was started with.
+    /// What it was started with, users and rules apart.
     config: Config,
 }
 
@@ -86,7 +86,11 @@ impl Broker {
         Ok(Self {
             hub,
             local_addr,
-            config,
+            config: Config {
+                users: Vec::new(),
+                rules: Vec::new(),
+                ..config
+            },
         })
     }
 

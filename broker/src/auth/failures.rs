@@ -37,6 +37,8 @@ struct Failed {
 /// What follows from a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Penalty {
+    /// Failures of this address so far, this one included.
+    pub(crate) count: u32,
     pub(crate) delay: Duration,
     /// Another address was pushed out.
     pub(crate) forgot: bool,
@@ -70,11 +72,10 @@ impl Failures {
             failed.count = 0;
         }
         let delay = self.delay * (1 << failed.count.min(DOUBLINGS_MAX));
-        *failed = Failed {
-            count: failed.count.saturating_add(1),
-            last: now,
-        };
+        let count = failed.count.saturating_add(1);
+        *failed = Failed { count, last: now };
         Penalty {
+            count,
             delay: delay.min(self.delay_max),
             forgot,
         }

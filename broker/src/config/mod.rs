@@ -98,7 +98,7 @@ pub enum Who {
     Any,
     /// Clients without a user name.
     Anonymous,
-    /// Clients with some user name.
+    /// Clients with some user name, whether a password or a certificate shows it.
     Users,
     /// The client with this user name.
     User(String),

@@ -7,11 +7,14 @@ use crate::{
     hub::Hub,
 };
 use std::{net::IpAddr, time::Instant};
-use tracing::debug;
+use tracing::{debug, warn};
 
 /// Bytes that a client may send while it waits for a refusal. More are left to the socket, and its end goes unnoticed
 /// until the wait is over.
 const HELD_BYTES_MAX: usize = 64 * 1024;
+
+/// Failures of one address in a row that an operator hears of, once: more than somebody makes who mistypes.
+const FAILURES_TOLD: u32 = 10;
 
 /// A login that is refused.
 pub(super) struct Refused {
@@ -53,6 +56,9 @@ pub(super) async fn identify(
     counter.bump();
     let not_before = failure.then(|| {
         let penalty = hub.failures.note(peer, asked);
+        if penalty.count == FAILURES_TOLD {
+            warn!(%peer, failures = FAILURES_TOLD, "an address fails to log in again and again; more of it is only counted");
+        }
         counters.failures_forgotten.add(u64::from(penalty.forgot));
         asked + penalty.delay
     });

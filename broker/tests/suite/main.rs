@@ -10,6 +10,7 @@ mod common;
 mod interop;
 mod lifecycle;
 mod links;
+mod program;
 mod protocol;
 mod retained;
 mod sessions;
