@@ -30,8 +30,27 @@ pub(crate) struct Options {
     pub(crate) subscription_id: Option<u32>,
 }
 
+/// What a message's delivery owes to the subscriptions that selected it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) qos: QoS,
+    pub(crate) retain_as_published: bool,
+    pub(crate) ids: Option<u32>,
+}
+
+/// A message that its log's publishers still count as not read; to be given to [`Inbox::done`].
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Due {
+    slot: usize,
+    serial: u64,
+    weight: u64,
+}
+
 #[derive(Debug)]
 struct Slot {
+    /// Different for each use of the slot.
+    serial: u64,
     channel: Arc<Channel>,
     reader: Arc<Reader>,
     options: Options,
@@ -40,9 +59,22 @@ struct Slot {
     scan: Option<Scan>,
 }
 
+impl Options {
+    fn terms(self) -> Terms {
+        Terms {
+            qos: self.qos,
+            retain_as_published: self.retain_as_published,
+            ids: self.subscription_id,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Inbox {
     hub: Arc<Hub>,
+    /// The number of the publisher whose messages the no-local option leaves out.
+    origin: u32,
+    serials: u64,
     slots: Vec<Option<Slot>>,
     by_filter: HashMap<Arc<str>, usize>,
     /// Slots whose retained messages are still to be sent.
@@ -65,15 +97,19 @@ pub(crate) enum Subscribed {
 #[derive(Debug)]
 pub(crate) struct Selected {
     pub(crate) envelope: Envelope,
-    pub(crate) options: Options,
+    pub(crate) terms: Terms,
     /// From the retained store rather than live.
     pub(crate) stored: bool,
+    /// `None` for a message from the retained store, which is in no log.
+    pub(crate) due: Option<Due>,
 }
 
 impl Inbox {
-    pub(crate) fn new(hub: Arc<Hub>) -> Self {
+    pub(crate) fn new(hub: Arc<Hub>, origin: u32) -> Self {
         Self {
             hub,
+            origin,
+            serials: 0,
             slots: Vec::new(),
             by_filter: HashMap::new(),
             scanning: VecDeque::new(),
@@ -110,7 +146,9 @@ impl Inbox {
         }
         link.queue_subscribe(&channel.log, index);
         self.by_filter.insert(Arc::clone(&channel.filter), index);
+        self.serials += 1;
         self.slots[index] = Some(Slot {
+            serial: self.serials,
             channel,
             reader,
             options,
@@ -147,11 +185,14 @@ impl Inbox {
     pub(crate) fn next_retained(&mut self) -> Option<Selected> {
         loop {
             if let Some((index, envelope)) = self.page.pop_front() {
-                if let Some(Some(slot)) = self.slots.get(index) {
+                if let Some(Some(slot)) = self.slots.get(index)
+                    && !(slot.options.no_local && envelope.origin() == self.origin)
+                {
                     return Some(Selected {
                         envelope,
-                        options: slot.options,
+                        terms: slot.options.terms(),
                         stored: true,
+                        due: None,
                     });
                 }
                 continue;
@@ -205,16 +246,51 @@ impl Inbox {
             warn!(filter = %slot.channel.filter, lost, "a subscriber was too slow and lost messages");
         }
         slot.next_offset = Some(offset + 1);
-        slot.reader.took(&slot.channel, &envelope);
+        let weight = slot.channel.log.weight(envelope.body.len());
+        let own = slot.options.no_local && envelope.origin() == self.origin;
         // A log may hold messages for the filter that it was lent to before.
-        if !topic::matches(&slot.channel.filter, envelope.topic_str()) {
+        if own || !topic::matches(&slot.channel.filter, envelope.topic_str()) {
+            slot.reader.done(&slot.channel, weight);
             return None;
         }
         Some(Selected {
             envelope,
-            options: slot.options,
+            terms: slot.options.terms(),
             stored: false,
+            due: Some(Due {
+                slot: index,
+                serial: slot.serial,
+                weight,
+            }),
         })
+    }
+
+    /// Reports that a message needs no more room: publishers that wait for this subscriber may go on.
+    pub(crate) fn done(&mut self, due: Due) {
+        if let Some(Some(slot)) = self.slots.get(due.slot)
+            && slot.serial == due.serial
+        {
+            slot.reader.done(&slot.channel, due.weight);
+        }
+    }
+
+    /// Has publishers wait for this subscriber, whose queue fills, or no longer.
+    pub(crate) fn press(&self, pressed: bool) {
+        for slot in self.slots.iter().flatten() {
+            slot.reader.press(&slot.channel, pressed);
+        }
+    }
+
+    /// Whether publishers of some filter have given up waiting for this subscriber, so that its log may soon go on
+    /// without it.
+    pub(crate) fn is_slow(&self) -> bool {
+        let mut slots = self.slots.iter().flatten();
+        slots.any(|slot| slot.reader.is_slow())
+    }
+
+    /// The filters that are subscribed.
+    pub(crate) fn filters(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.by_filter.keys()
     }
 
     /// Ends all subscriptions and gives the link back to the router once it has drained.

@@ -88,8 +88,7 @@ impl Link {
         };
         let receiver = LinkReceiver {
             name,
-            origin,
-            inbox: Some(Inbox::new(Arc::clone(hub))),
+            inbox: Some(Inbox::new(Arc::clone(hub), origin)),
             link: Lease::take(hub)?,
             early: VecDeque::new(),
             hub: Arc::clone(hub),
@@ -256,6 +255,8 @@ impl Lane {
         match self.publisher.publish(link, &publish.topic, &draft) {
             Published::Accepted { .. } => {
                 hub.counters.messages_in.bump();
+                let bytes = publish.payload.len() as u64;
+                hub.counters.payload_bytes_in.add(bytes);
                 Ok(())
             }
             Published::Denied | Published::InvalidTopic => {
@@ -284,7 +285,6 @@ impl Lane {
 #[derive(Debug)]
 pub struct LinkReceiver {
     name: Arc<str>,
-    origin: u32,
     /// `None` only while it is being dropped.
     inbox: Option<Inbox>,
     link: Lease,
@@ -366,7 +366,7 @@ impl LinkReceiver {
     pub async fn recv(&mut self) -> Option<Message> {
         loop {
             if let Some(message) = self.ready() {
-                self.hub.counters.messages_out.bump();
+                self.count(std::slice::from_ref(&message));
                 return Some(message);
             }
             if let Incoming::Message {
@@ -376,10 +376,17 @@ impl LinkReceiver {
             } = self.next_incoming().await?
                 && let Some(message) = self.take(slot, offset, envelope)
             {
-                self.hub.counters.messages_out.bump();
+                self.count(std::slice::from_ref(&message));
                 return Some(message);
             }
         }
+    }
+
+    fn count(&self, messages: &[Message]) {
+        let bytes = messages.iter().map(|message| message.payload.len() as u64);
+        let counters = &self.hub.counters;
+        counters.payload_bytes_out.add(bytes.sum());
+        counters.messages_out.add(messages.len() as u64);
     }
 
     /// Waits for a message and appends it and those that are there with it to `batch`, `max` in all. Returns their
@@ -392,6 +399,7 @@ impl LinkReceiver {
             return 0;
         };
         batch.push(first);
+        let from = batch.len();
         let mut count = 1;
         while count < max {
             if let Some(message) = self.try_take() {
@@ -401,7 +409,7 @@ impl LinkReceiver {
                 break;
             }
         }
-        self.hub.counters.messages_out.add(count as u64 - 1);
+        self.count(batch.get(from..).unwrap_or_default());
         count
     }
 
@@ -452,24 +460,26 @@ impl LinkReceiver {
         offset: u64,
         envelope: crate::message::Envelope,
     ) -> Option<Message> {
-        let selected = self.inbox.as_mut()?.take(slot, offset, envelope)?;
+        let inbox = self.inbox.as_mut()?;
+        let mut selected = inbox.take(slot, offset, envelope)?;
+        if let Some(due) = selected.due.take() {
+            inbox.done(due);
+        }
         self.open(&selected)
     }
 
     fn open(&mut self, selected: &Selected) -> Option<Message> {
         let Selected {
             envelope,
-            options,
+            terms,
             stored,
+            ..
         } = selected;
         if envelope
             .deadline()
             .is_some_and(|deadline| deadline <= self.hub.now_s())
         {
             self.hub.counters.expired.bump();
-            return None;
-        }
-        if options.no_local && envelope.origin() == self.origin {
             return None;
         }
         let topic = match &self.last_topic {
@@ -484,7 +494,7 @@ impl LinkReceiver {
         Some(Message {
             topic,
             payload,
-            qos: envelope.qos().min(options.qos),
+            qos: envelope.qos().min(terms.qos),
             retain: *stored,
             raw_properties,
         })

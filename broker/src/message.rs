@@ -12,7 +12,7 @@ pub enum QoS {
     AtMostOnce = 0,
     /// Acknowledged; may arrive twice.
     AtLeastOnce = 1,
-    /// Taken from publishers as such; delivered at [`QoS::AtLeastOnce`].
+    /// Acknowledged in two steps; arrives once.
     ExactlyOnce = 2,
 }
 
@@ -245,6 +245,16 @@ impl Envelope {
     /// What the message weighs in a store.
     pub(crate) fn weight(&self) -> usize {
         self.topic.len() + self.body.len()
+    }
+
+    /// A message that no connection of this run has published.
+    pub(crate) fn stored(topic: &str, draft: &Draft<'_>) -> Self {
+        let (meta, body) = draft.seal();
+        Self {
+            meta,
+            topic: tag_topic(u32::MAX, topic),
+            body,
+        }
     }
 }
 

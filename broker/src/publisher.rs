@@ -66,12 +66,14 @@ impl Publisher {
         }
     }
 
-    pub(crate) fn origin(&self) -> u32 {
-        self.origin
-    }
-
     pub(crate) fn access(&self) -> &Access {
         &self.access
+    }
+
+    /// Replaces what this publisher may do.
+    pub(crate) fn set_access(&mut self, access: Access) {
+        self.access = access;
+        self.routes.clear();
     }
 
     /// Queues a publication on `link`; the caller flushes it.

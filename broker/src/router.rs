@@ -127,8 +127,13 @@ impl Router {
     /// Takes a free router of the right shape, or starts one.
     pub(crate) fn obtain(limits: &Limits) -> Arc<Self> {
         let shape = Shape {
-            // A client that leaves gives its link back a moment later: the slack bridges that moment.
-            links_max: limits.clients_max + limits.links_max + limits.handshakes_max,
+            // A client that leaves gives its link back a moment later: the slack bridges that moment. The $SYS topics
+            // have one.
+            links_max: limits.clients_max
+                + limits.absent_sessions_max
+                + limits.links_max
+                + limits.handshakes_max
+                + 1,
             log_bytes: limits.log_bytes_per_filter,
         };
         let mut routers = lock(&ROUTERS);

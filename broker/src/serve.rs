@@ -21,8 +21,11 @@ pub(crate) async fn serve(cli: &Cli) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let broker = Broker::start(config).await?;
-    if let Some(address) = broker.local_addr() {
+    for address in broker.local_addrs() {
         println!("listening on {address}");
+    }
+    if let Some(address) = broker.metrics_addr() {
+        println!("metrics on http://{address}/metrics");
     }
     loop {
         tokio::select! {
@@ -43,9 +46,9 @@ pub(crate) async fn serve(cli: &Cli) -> anyhow::Result<()> {
 async fn reload(broker: &Broker, cli: &Cli) {
     let reloaded = match cli.config() {
         Ok(config) => broker.reload(config).await.map_err(anyhow::Error::from),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(anyhow::Error::from(error).context("the configuration is as it was")),
     };
     if let Err(error) = reloaded {
-        error!("users and rules stay as they are: {error:#}");
+        error!("{error:#}");
     }
 }

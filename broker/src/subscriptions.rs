@@ -54,6 +54,8 @@ pub(crate) struct Channel {
 pub(crate) struct Reader {
     done_bytes: AtomicU64,
     slow: AtomicBool,
+    /// What this reader has taken is about to overflow its queue: it counts as lagging, whatever the log says.
+    pressed: AtomicBool,
 }
 
 impl Subscriptions {
@@ -95,6 +97,7 @@ impl Subscriptions {
         let reader = Arc::new(Reader {
             done_bytes: AtomicU64::new(channel.log.sent_bytes()),
             slow: AtomicBool::new(false),
+            pressed: AtomicBool::new(false),
         });
         channel
             .readers
@@ -102,6 +105,16 @@ impl Subscriptions {
             .unwrap_or_else(PoisonError::into_inner)
             .push(Arc::clone(&reader));
         Some((channel, reader))
+    }
+
+    /// Subscriptions in force: a filter counts once for each subscriber.
+    pub(crate) fn count(&self) -> usize {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let readers = |channel: &Arc<Channel>| {
+            let readers = channel.readers.read();
+            readers.unwrap_or_else(PoisonError::into_inner).len()
+        };
+        table.values().map(readers).sum()
     }
 
     /// Takes a subscriber away; the last one frees the filter and its log.
@@ -184,14 +197,35 @@ impl Channel {
 
 impl Reader {
     fn lag(&self, log: &Log) -> u64 {
+        if self.pressed.load(Ordering::Relaxed) {
+            return u64::MAX;
+        }
         log.sent_bytes()
             .saturating_sub(self.done_bytes.load(Ordering::Relaxed))
     }
 
-    /// Records a message that this reader, the only writer here, has taken out of its channel.
-    pub(crate) fn took(&self, channel: &Channel, envelope: &Envelope) {
-        let weight = channel.log.weight(envelope.body.len());
+    /// Records that this reader, the only writer here, is done with a message of its channel.
+    pub(crate) fn done(&self, channel: &Channel, weight: u64) {
         self.done_bytes.fetch_add(weight, Ordering::Relaxed);
+        self.review(channel);
+    }
+
+    /// Has publishers wait for this reader, or no longer.
+    pub(crate) fn press(&self, channel: &Channel, pressed: bool) {
+        self.pressed.store(pressed, Ordering::Relaxed);
+        if pressed {
+            channel.congested.store(true, Ordering::Relaxed);
+        } else {
+            self.review(channel);
+        }
+    }
+
+    /// Whether publishers have given up waiting for this reader.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Relaxed)
+    }
+
+    fn review(&self, channel: &Channel) {
         let slow = self.slow.load(Ordering::Relaxed);
         let awaited = channel.congested.load(Ordering::Relaxed);
         if (slow || awaited) && self.lag(&channel.log) <= channel.log_bytes / LOW {

@@ -1,9 +1,9 @@
 //! How long a refused login waits: longer for an address that fails again and again.
 
-use crate::config::Limits;
+use crate::{config::Limits, transport::Source};
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -25,7 +25,7 @@ pub(crate) struct Failures {
     /// A connection that says nothing holds its place for as long, so that more delay would only help whoever wants
     /// to hold places.
     delay_max: Duration,
-    by_address: Mutex<HashMap<IpAddr, Failed>>,
+    by_address: Mutex<HashMap<Source, Failed>>,
 }
 
 #[derive(Debug)]
@@ -56,15 +56,15 @@ impl Failures {
     /// Notes a refused login and says how long its answer waits. Right logins are never delayed, so that those who
     /// share an address with a client that guesses, or forgets, feel nothing of it.
     pub(crate) fn note(&self, address: IpAddr, now: Instant) -> Penalty {
-        let network = network(address);
+        let source = Source::new(address);
         let mut by_address = self
             .by_address
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let forgot = !by_address.contains_key(&network)
+        let forgot = !by_address.contains_key(&source)
             && by_address.len() >= ADDRESSES_MAX
             && make_room(&mut by_address, now);
-        let failed = by_address.entry(network).or_insert(Failed {
+        let failed = by_address.entry(source).or_insert(Failed {
             count: 0,
             last: now,
         });
@@ -83,7 +83,7 @@ impl Failures {
 }
 
 /// Forgets what is over, or else the oldest; true if that one was not over.
-fn make_room(by_address: &mut HashMap<IpAddr, Failed>, now: Instant) -> bool {
+fn make_room(by_address: &mut HashMap<Source, Failed>, now: Instant) -> bool {
     by_address.retain(|_, failed| now.saturating_duration_since(failed.last) < FORGOTTEN_AFTER);
     if by_address.len() < ADDRESSES_MAX {
         return false;
@@ -91,18 +91,8 @@ fn make_room(by_address: &mut HashMap<IpAddr, Failed>, now: Instant) -> bool {
     let oldest = by_address
         .iter()
         .min_by_key(|(_, failed)| failed.last)
-        .map(|(address, _)| *address);
+        .map(|(source, _)| *source);
     oldest.is_some_and(|oldest| by_address.remove(&oldest).is_some())
-}
-
-/// An IPv4 address, or the 64 bits of an IPv6 address that name a network: whoever has one address there has all.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
-        }
-        v4 @ IpAddr::V4(_) => v4,
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! Configuration: a file, or a `[broker]` table inside another one, checked when it is read.
 
+mod listener;
 mod names;
 mod raw;
 mod reload;
 
+pub use listener::{ClientCertificates, Listener, TlsFiles, WebSocket};
 pub(crate) use names::{is_user_name, nests};
 
 use crate::{auth::UsersFileError, topic};
@@ -24,9 +26,11 @@ use thiserror::Error;
 pub struct Config {
     /// Where clients connect; `None` for a broker that serves links of its own process only. Port 0 takes a free one.
     pub listen: Option<SocketAddr>,
+    /// Further addresses, with TLS and WebSocket.
+    pub listeners: Vec<Listener>,
     /// Whether clients without a user name are let in.
     pub allow_anonymous: bool,
-    /// States that anonymous clients are wanted although the address can be reached from other machines.
+    /// States that anonymous clients are wanted although other machines, or all web pages, can reach a listener.
     pub expose_anonymous: bool,
     /// Who may connect with a password.
     pub users: Vec<User>,
@@ -178,6 +182,8 @@ pub struct Limits {
     pub connections_per_address_max: usize,
     /// Connections accepted in a second from one network address, with twice as many in a burst. Loopback is exempt.
     pub connects_per_second_max: u32,
+    /// Whether the bounds per address spare loopback. Tests, which have no other address, turn it off; the file cannot.
+    pub loopback_exempt: bool,
     /// How long a refused login waits for its answer.
     pub login_failure_delay: Duration,
     /// The longest keep-alive. MQTT 5 clients that ask for more, or for none, are told to use this one, so that a vanished client is noticed
@@ -219,6 +225,7 @@ impl Default for Limits {
             retained_bytes_max: 32 * 1024 * 1024,
             connections_per_address_max: 256,
             connects_per_second_max: 50,
+            loopback_exempt: true,
             login_failure_delay: Duration::from_secs(1),
             keep_alive_max: Duration::from_secs(60),
             topic_aliases_max: 32,
@@ -246,6 +253,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 1883))),
+            listeners: Vec::new(),
             allow_anonymous: false,
             expose_anonymous: false,
             users: Vec::new(),
@@ -292,6 +300,14 @@ pub enum ConfigError {
         /// Its value.
         value: String,
     },
+    /// A listener cannot be as it is described.
+    #[error("listener {address}: {problem}")]
+    Listener {
+        /// Its address.
+        address: SocketAddr,
+        /// What is wrong, and its mend.
+        problem: String,
+    },
     /// A duration does not parse.
     #[error("{key} is {value:?}, expected a duration such as 10s")]
     Duration {
@@ -335,7 +351,7 @@ pub enum ConfigError {
     /// Anonymous clients would be let in from other machines.
     #[error(
         "anonymous clients would be let in from other machines at {0}: listen on a loopback address, add users and \
-         set allow_anonymous = false, or state expose_anonymous = true"
+         set allow_anonymous = false, require client certificates, or state expose_anonymous = true"
     )]
     AnonymousExposed(SocketAddr),
 }
@@ -355,6 +371,12 @@ impl Config {
             path: name(),
             source: Box::new(source),
         })
+    }
+
+    /// `listen` and the listeners, in the order in which their addresses are told.
+    pub(crate) fn all_listeners(&self) -> impl Iterator<Item = Listener> {
+        let plain = self.listen.map(Listener::tcp);
+        plain.into_iter().chain(self.listeners.iter().cloned())
     }
 
     /// Checks what the types do not: ranges, names, filters, and that anonymous access is not opened by accident.
@@ -402,23 +424,21 @@ impl Config {
             if !topic::is_filter(&rule.filter) {
                 return Err(ConfigError::Filter(rule.filter.clone()));
             }
-            // Users of a file come and go without the rules.
+            // Users of a file come and go without the rules, and names in certificates are not listed anywhere.
             if let Who::User(name) = &rule.who
                 && self.users_file.is_none()
+                && self
+                    .listeners
+                    .iter()
+                    .all(|listener| !listener.knows_certificates())
                 && !names.contains(name.as_str())
             {
                 return Err(ConfigError::UnknownUser(name.clone()));
             }
         }
-        match self.listen {
-            Some(address)
-                if self.allow_anonymous
-                    && !self.expose_anonymous
-                    && !address.ip().is_loopback() =>
-            {
-                return Err(ConfigError::AnonymousExposed(address));
-            }
-            _ => {}
+        let anonymous = self.allow_anonymous && !self.expose_anonymous;
+        for listener in self.all_listeners() {
+            listener.validate(anonymous)?;
         }
         self.limits.validate()
     }

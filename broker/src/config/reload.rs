@@ -9,6 +9,7 @@ impl Config {
         // Named one by one, so that a new key must be put on one side or the other.
         let Self {
             listen,
+            listeners,
             allow_anonymous,
             expose_anonymous,
             users,
@@ -24,6 +25,7 @@ impl Config {
         } = new;
         let fixed = [
             ("listen", self.listen == listen),
+            ("listener", self.listeners == listeners),
             ("state_dir", self.state_dir == state_dir),
             (
                 "retained_flush_interval",

@@ -64,6 +64,7 @@ fn the_examples_in_the_shipped_file_are_valid() {
         .collect();
     let config: Config = toml::from_str(&with_examples).unwrap();
     assert!(!config.users.is_empty() && !config.rules.is_empty());
+    assert_eq!(config.listeners.len(), 2);
 }
 
 #[test]

@@ -51,7 +51,11 @@ pub(super) async fn identify(
             reason::CLIENT_ID_INVALID,
             false,
         ),
-        LoginRefused::Busy => (&counters.refused_busy, reason::SERVER_UNAVAILABLE, false),
+        LoginRefused::Busy => (
+            &counters.refused_unchecked,
+            reason::SERVER_UNAVAILABLE,
+            false,
+        ),
     };
     counter.bump();
     let not_before = failure.then(|| {

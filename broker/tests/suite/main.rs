@@ -6,12 +6,23 @@
 )]
 
 mod access;
+mod aliases;
+mod certificates;
 mod common;
 mod interop;
 mod lifecycle;
 mod links;
+mod observe;
+mod persistence;
 mod program;
 mod protocol;
+mod qos2;
+mod queue;
+mod resume;
 mod retained;
 mod sessions;
+mod tls;
+mod transport;
 mod users;
+mod websocket;
+mod wills;

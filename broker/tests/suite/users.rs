@@ -267,7 +267,7 @@ async fn users_and_rules_change_while_the_broker_runs() {
         ..Hello::default()
     };
     let mut bob = Raw::connect(address, &hello).await;
-    assert_eq!(bob.subscribe(&[("a", 0)]).await, [0x87]);
+    assert_eq!(bob.subscribe(&[("a", 0)]).await, [0x80]);
     assert_eq!(bob.publish_acked("a", b"x", false).await, 0x87);
     // The limit holds from the next start on.
     let _second = Raw::connect(
