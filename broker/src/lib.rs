@@ -7,13 +7,13 @@
 //! - `session` serves one: handshake, packets in, messages out; `codec` is the wire format;
 //! - `auth` says who a client is and which topics it may use; `topic` knows filters;
 //! - `publisher` routes a message to the logs of the filters that select it and to the `retained` store;
-//! - `subscriptions` knows those filters and who lags; `router` is the home of rumqttd, which holds the logs;
-//! - `inbox` takes messages out for one subscriber, a session or a `link`;
+//! - `subscriptions` knows who wants what and who lags, `filters` finds it by topic, `share` picks the member of a group
+//!   that gets a message; `router` is the home of rumqttd, which holds the logs;
+//! - `inbox` takes messages out for one subscriber, a session or a `link`, each once;
 //! - `hub` is what all of them share, `broker` starts and stops it, `log` keeps the router quiet;
 //! - `stats` counts; `sys` publishes the counts as `$SYS` topics, `metrics` serves them to Prometheus.
 //!
-//! What it does not do: keep sessions over a reconnect (every session is clean, and clients are told so), keep anything
-//! on disk, shared subscriptions, topic aliases. A subscription of QoS 2 is granted QoS 1.
+//! What it does not do: keep sessions over its own restart; ask clients for enhanced authentication (AUTH).
 //!
 //! A process that sets up logging should silence the router, whose spans cost more than its work: [`log_filter`].
 //!
@@ -38,6 +38,7 @@ mod auth;
 mod broker;
 mod codec;
 mod config;
+mod filters;
 mod hub;
 mod inbox;
 mod link;
@@ -48,6 +49,7 @@ mod publisher;
 mod retained;
 mod router;
 mod session;
+mod share;
 mod stats;
 mod subscriptions;
 mod sys;
@@ -60,7 +62,7 @@ pub use config::{
     Action, ClientCertificates, Config, ConfigError, Effect, Limits, Listener, Rule, TlsFiles,
     User, WebSocket, Who,
 };
-pub use link::{Link, LinkError, LinkPublisher, LinkReceiver};
+pub use link::{Link, LinkError, LinkPublisher, LinkReceiver, SubscribeOptions};
 pub use log::log_filter;
 pub use message::{Message, Publish, PublishProperties, QoS};
 pub use stats::Stats;

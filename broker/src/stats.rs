@@ -202,6 +202,10 @@ counters! {
     dropped_absent_qos0,
     /// QoS 1 and 2 messages dropped because the session they waited in ended.
     dropped_session_end,
+    /// Times that a subscriber lagged for so long that publishers stopped to wait for it.
+    slow_subscribers,
+    /// Messages of shared subscriptions lost because the last member left before it got them.
+    shared_dropped,
     /// Messages not sent to a client because they exceed the packet size it accepts.
     dropped_oversize,
     /// Messages that expired before they could be delivered.

@@ -64,7 +64,6 @@ pub(crate) mod reason {
     pub(crate) const TOO_LARGE: u8 = 0x95;
     pub(crate) const QUOTA_EXCEEDED: u8 = 0x97;
     pub(crate) const ADMINISTRATIVE_ACTION: u8 = 0x98;
-    pub(crate) const SHARED_NOT_SUPPORTED: u8 = 0x9e;
 }
 
 impl DecodeError {

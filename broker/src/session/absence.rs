@@ -148,6 +148,7 @@ impl Session {
         let hub = Arc::clone(&self.hub);
         let expiry = Instant::now() + Duration::from_secs(u64::from(self.expiry_s));
         self.settle_queue();
+        self.inbox.set_absent(true);
         let mut gate = self.gate.clone();
         loop {
             let mut soon = expiry.min(Instant::now() + SWEEP_INTERVAL);
@@ -201,9 +202,8 @@ impl Session {
             dropped += 1;
         }
         self.hub.counters.dropped_absent_qos0.add(dropped);
-        let dues: Vec<_> = self.queue.take_dues().collect();
-        for due in dues {
-            self.inbox.done(due);
+        for due in self.queue.dues() {
+            self.inbox.done_for_now(due);
         }
         self.make_room_at_any_price();
         self.balance();
@@ -220,7 +220,8 @@ impl Session {
                     offset,
                     envelope,
                 } => {
-                    if let Some(selected) = self.inbox.take(slot, offset, envelope) {
+                    if let Some(selected) = self.inbox.take(&mut self.link, slot, offset, envelope)
+                    {
                         self.keep_message(Outgoing::new(selected));
                     }
                 }
@@ -264,8 +265,14 @@ impl Session {
     /// Gives everything back. `late` is a connection that was handed over when the session could not go on.
     pub(super) async fn finish(mut self, ticket: Ticket, late: Option<Box<super::Newcomer>>) {
         let mut dropped = self.inflight.messages();
-        while let Some(_unsent) = self.queue.pop_high() {
-            dropped += 1;
+        while let Some(unsent) = self.queue.pop_high() {
+            // A shared one goes to another member of its group, which counts it if there is none.
+            dropped += usize::from(!unsent.due.is_shared());
+            self.inbox
+                .give_back(&mut self.link, &unsent.due, &unsent.envelope);
+        }
+        if self.link.flush().is_err() {
+            debug!("the router has stopped");
         }
         self.hub.counters.dropped_session_end.add(dropped as u64);
         let hub = Arc::clone(&self.hub);

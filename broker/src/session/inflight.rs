@@ -200,6 +200,7 @@ fn id(serial: u64) -> u16 {
 mod tests {
     use super::{Again, Awaits, Inflight};
     use crate::{
+        inbox::{Due, Ids},
         message::{Draft, Envelope, QoS, tag_topic},
         session::queue::Outgoing,
     };
@@ -217,13 +218,13 @@ mod tests {
         Outgoing {
             envelope: Envelope {
                 meta,
-                topic: tag_topic(0, "t"),
+                topic: tag_topic(0, 0, "t"),
                 body,
             },
             qos,
             retain: false,
-            ids: None,
-            due: None,
+            ids: Ids::None,
+            due: Due::none(),
         }
     }
 

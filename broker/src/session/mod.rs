@@ -30,6 +30,7 @@ use crate::{
     router::{Incoming, RouterGone, RouterLink},
     stats::Tally,
     subscriptions::HOLD_MAX,
+    topic,
     transport::{AddressPlace, HandshakePlace},
 };
 use absence::PendingWill;
@@ -63,13 +64,12 @@ const TAKE_MAX: usize = 512;
 /// SUBSCRIBE packets that may wait for the router before no more packets are read.
 const SUBACKS_MAX: usize = 64;
 
-/// For how long a session whose queue fills takes nothing from the router, while publishers wait for it: until the last
-/// of them has given up.
+/// For how long a session whose client is busy leaves messages in the router's logs, where they cost least, while
+/// publishers wait for it: until the last of them has given up. See [`Session::is_paused`].
 const PAUSE_MAX: Duration = HOLD_MAX.saturating_mul(2);
 
-/// How often such a session looks whether they still wait. Once they do not, its logs have half their bytes left, which
-/// takes a publisher longer to fill.
-const PAUSE_POLL: Duration = Duration::from_millis(1);
+/// How often such a session looks at the clock. What else ends the pause wakes it.
+const PAUSE_POLL: Duration = Duration::from_millis(100);
 
 /// Why a connection ends.
 #[derive(Debug)]
@@ -266,6 +266,7 @@ impl Session {
         self.expiry_s = expiry_s;
         self.held = false;
         self.inflight.begin_again();
+        self.inbox.set_absent(false);
         connection
     }
 
@@ -298,7 +299,7 @@ impl Session {
                 self.process_input(conn)?;
                 continue;
             }
-            let paused = self.is_paused();
+            let paused = self.is_paused(conn);
             let held = self.held;
             let Wire {
                 reader,
@@ -324,6 +325,7 @@ impl Session {
                     wrote = writer.write(out), if !out.is_empty() => Step::Wrote(wrote),
                     read = wire::read_some(reader, input, read_size), if can_read => Step::Read(read),
                     incoming = self.link.next(), if !paused => Step::Incoming(incoming),
+                    () = self.inbox.given_up(), if paused => continue,
                     () = sleep(PAUSE_POLL), if paused => continue,
                     () = self.publisher.wait(), if held => Step::Look,
                     () = &mut tick => Step::Tick,
@@ -404,8 +406,10 @@ impl Session {
         let access = gate.access(&self.identity);
         let refused: Vec<Arc<str>> = self
             .inbox
-            .filters()
-            .filter(|filter| !access.may_subscribe(filter))
+            .names()
+            .filter(|name| {
+                topic::wanted(name).is_none_or(|wanted| !access.may_subscribe(wanted.filter))
+            })
             .map(Arc::clone)
             .collect();
         // The will of a client that has to leave is decided by the new rules too.
@@ -431,3 +435,6 @@ fn count_refusal(hub: &Hub, error: DecodeError) {
     }
     debug!(%error, "bytes from a client are refused");
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,7 +80,7 @@ impl Session {
                 offset,
                 envelope,
             } => {
-                if let Some(selected) = self.inbox.take(slot, offset, envelope) {
+                if let Some(selected) = self.inbox.take(&mut self.link, slot, offset, envelope) {
                     return self.offer(conn, Outgoing::new(selected));
                 }
             }
@@ -200,9 +200,7 @@ impl Session {
 
     /// Lets publishers go on that wait for this message's reader.
     pub(super) fn release(&mut self, outgoing: &mut Outgoing) {
-        if let Some(due) = outgoing.due.take() {
-            self.inbox.done(due);
-        }
+        self.inbox.done_for_now(&mut outgoing.due);
     }
 
     pub(super) fn count_delivered(&mut self) {
@@ -232,10 +230,14 @@ impl Session {
         self.is_filled(HIGH)
     }
 
-    /// Whether nothing should be taken from the router now: publishers wait, so that their logs lose nothing.
-    pub(super) fn is_paused(&self) -> bool {
-        let pressed = self.pressed_since;
-        pressed.is_some_and(|since| since.elapsed() < PAUSE_MAX) && !self.inbox.is_slow()
+    /// Whether nothing should be taken from the router now: the socket is full or the queue fills, only just, and
+    /// publishers wait for this client, so that the logs lose nothing. Once they have given up, everything is taken, so
+    /// that it is here that is decided what is dropped.
+    pub(super) fn is_paused(&self, conn: &Connection) -> bool {
+        let recent =
+            |since: Option<Instant>| since.is_some_and(|since| since.elapsed() < PAUSE_MAX);
+        let full = conn.wire.out.len() >= OUT_HIGH && recent(conn.wire.stalled_since);
+        (full || recent(self.pressed_since)) && !self.inbox.is_slow()
     }
 
     fn is_filled(&self, share: usize) -> bool {

@@ -4,7 +4,7 @@
 //! message has the number of its arrival, by which the lines are merged again where both may go.
 
 use crate::{
-    inbox::{Due, Selected},
+    inbox::{Due, Ids, Selected},
     message::{Envelope, QoS},
 };
 use std::collections::VecDeque;
@@ -16,9 +16,9 @@ pub(super) struct Outgoing {
     /// The lesser of the publication's and the subscription's.
     pub(super) qos: QoS,
     pub(super) retain: bool,
-    pub(super) ids: Option<u32>,
-    /// What publishers of its log still wait for.
-    pub(super) due: Option<Due>,
+    pub(super) ids: Ids,
+    /// What is owed to its publishers.
+    pub(super) due: Due,
 }
 
 impl Outgoing {
@@ -152,10 +152,10 @@ impl Queue {
         expired
     }
 
-    /// What publishers still wait for in this queue.
-    pub(super) fn take_dues(&mut self) -> impl Iterator<Item = Due> {
+    /// What is owed to publishers for the messages in this queue.
+    pub(super) fn dues(&mut self) -> impl Iterator<Item = &mut Due> {
         let lines = self.low.iter_mut().chain(&mut self.high);
-        lines.filter_map(|waiting| waiting.outgoing.due.take())
+        lines.map(|waiting| &mut waiting.outgoing.due)
     }
 }
 
@@ -168,7 +168,7 @@ fn shrink(line: &mut VecDeque<Waiting>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Outgoing, Queue};
+    use super::{Due, Ids, Outgoing, Queue};
     use crate::message::{Draft, Envelope, QoS, tag_topic};
     use proptest::prelude::*;
 
@@ -181,13 +181,13 @@ mod tests {
             payload: &n.to_be_bytes(),
         };
         let (meta, body) = draft.seal();
-        let topic = tag_topic(0, "t");
+        let topic = tag_topic(0, 0, "t");
         Outgoing {
             envelope: Envelope { meta, topic, body },
             qos,
             retain: false,
-            ids: None,
-            due: None,
+            ids: Ids::None,
+            due: Due::none(),
         }
     }
 

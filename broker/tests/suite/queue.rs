@@ -310,3 +310,22 @@ async fn large_messages_under_way_are_bounded_too() {
     }
     broker.stop().await;
 }
+
+#[tokio::test]
+async fn what_waited_for_a_member_of_a_group_goes_to_another() {
+    let (broker, address) = start(open_config()).await;
+    let (publisher, _receiver) = broker.link("own").unwrap().split();
+    leave_session(&broker, address, "a", "$share/g/q").await;
+    publish_numbers(&publisher, "q", 5, 4).await;
+    eventually(&broker, "a queue", |stats| stats.queued_messages == 5).await;
+    let mut other = Raw::named(address, true, "b").await;
+    assert_eq!(other.subscribe(&[("$share/g/q", 1)]).await, [1]);
+    // A new session in its place ends the first one.
+    let _client = Raw::named(address, true, "a").await;
+    for n in 0..5 {
+        assert_eq!(number(&other.receive().await.payload), n);
+    }
+    let stats = broker.stats();
+    assert_eq!((stats.dropped_session_end, stats.shared_dropped), (0, 0));
+    broker.stop().await;
+}
