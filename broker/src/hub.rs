@@ -144,3 +144,13 @@ impl Hub {
         }
     }
 }
+
+#[cfg(test)]
+impl Hub {
+    /// A hub without a broker around it.
+    pub(crate) fn alone(config: &Config) -> Arc<Self> {
+        let key = crate::auth::Key::new().unwrap();
+        let gate = Gate::read(config, key).unwrap();
+        Arc::new(Self::new(config, gate, Handle::current()))
+    }
+}

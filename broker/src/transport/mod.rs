@@ -130,7 +130,6 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Flushed<W> {
 mod tests {
     use super::{Flushed, Transport};
     use crate::{
-        auth::{Gate, Key},
         config::{ClientCertificates, Config, Listener, TlsFiles},
         hub::Hub,
     };
@@ -139,7 +138,6 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _, BufWriter},
         net::{TcpListener, TcpStream},
-        runtime::Handle,
     };
     use tokio_rustls::TlsConnector;
 
@@ -187,8 +185,7 @@ mod tests {
             )
             .unwrap();
         let connector = TlsConnector::from(Arc::new(config));
-        let gate = Gate::read(&Config::default(), Key::new().unwrap()).unwrap();
-        let hub = Arc::new(Hub::new(&Config::default(), gate, Handle::current()));
+        let hub = Hub::alone(&Config::default());
         let (established, connected) = tokio::join!(
             transport.establish(far, &hub),
             connector.connect(ServerName::try_from("localhost").unwrap(), near)

@@ -1,6 +1,9 @@
 //! Users of a file, refusals that wait, and rules that change while the broker runs.
 
-use crate::common::{DEADLINE, Hello, Raw, eventually, in_time, open_config, start};
+use crate::{
+    certificates::{Authority, connect_tls, only},
+    common::{DEADLINE, Hello, Raw, eventually, in_time, open_config, start},
+};
 use lamppost_broker::{
     Action, Broker, Config, ConfigError, Effect, PasswordHash, ReloadError, Rule, User, UsersFile,
     UsersFileError, Who,
@@ -250,7 +253,16 @@ async fn users_and_rules_change_while_the_broker_runs() {
     set(&file, "ada", "old");
     let mut config = with_file(&file);
     let (broker, address) = start(config.clone()).await;
-    assert_eq!(login(address, "ada", "old").await, 0);
+    let mut staying = Raw::connect(
+        address,
+        &Hello {
+            v5: true,
+            client_id: "staying",
+            login: Some(("ada", "old")),
+            ..Hello::default()
+        },
+    )
+    .await;
     set(&file, "ada", "new");
     set(&file, "bob", "secret");
     // Until it is told, the broker goes by what it has read.
@@ -258,6 +270,8 @@ async fn users_and_rules_change_while_the_broker_runs() {
     config.default_access = Effect::Deny;
     config.limits.clients_max = 1;
     broker.reload(config.clone()).await.unwrap();
+    // Whoever is there with the old password has to leave.
+    assert_eq!(staying.closed().await, Some(0x98));
     assert_eq!(login(address, "ada", "old").await, 0x86);
     assert_eq!(login(address, "ada", "new").await, 0);
     let hello = Hello {
@@ -278,6 +292,54 @@ async fn users_and_rules_change_while_the_broker_runs() {
         },
     )
     .await;
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_certificate_is_a_name_for_rules() {
+    let authority = Authority::new();
+    let rule = |effect, who, filter: &str| Rule {
+        effect,
+        who,
+        action: Action::Publish,
+        filter: filter.into(),
+    };
+    let mut config = only(authority.listener(Some(true)));
+    config.rules = vec![
+        rule(Effect::Allow, Who::CertificateName("hub".into()), "lamps/#"),
+        rule(Effect::Allow, Who::Certificate, "lamps/%u/#"),
+        rule(Effect::Deny, Who::Any, "#"),
+    ];
+    config.limits.login_failure_delay = Duration::ZERO;
+    let (broker, address) = start(config).await;
+    let connect = async |name: &str, login| {
+        let identity = authority.client(name);
+        let stream = connect_tls(address, &authority.client_config(Some(&identity))).await;
+        let hello = Hello {
+            v5: true,
+            client_id: &format!("of {name}"),
+            login,
+            ..Hello::default()
+        };
+        Raw::over(stream.unwrap(), true).greet(&hello).await
+    };
+    for (name, login, code) in [
+        ("7", None, 0),
+        // The certificate counts, whatever the password.
+        ("7", Some(("7", "whatever")), 0),
+        ("7", Some(("8", "whatever")), 0x86),
+        ("hub", None, 0),
+    ] {
+        let (mut client, answer) = connect(name, login).await;
+        assert_eq!(answer[1], code, "{name} {login:?}");
+        if code == 0 {
+            for (topic, allowed) in [("lamps/7/on", true), ("lamps/8/on", name == "hub")] {
+                let code = client.publish_acked(topic, b"1", false).await;
+                assert_eq!(code, if allowed { 0x10 } else { 0x87 }, "{name} {topic}");
+            }
+        }
+    }
+    assert_eq!(broker.stats().refused_certificate, 1);
     broker.stop().await;
 }
 
