@@ -3,6 +3,7 @@
 use crate::{
     accept::{self, Entrance},
     auth::{Gate, Key},
+    bridge::{self, BridgeError, BridgeStats},
     config::{Config, ConfigError, Listener},
     hub::Hub,
     link::{Link, LinkError},
@@ -64,6 +65,9 @@ pub enum StartError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A bridge cannot be set up.
+    #[error(transparent)]
+    Bridge(#[from] BridgeError),
     /// The system gives no random bytes, which passwords in memory are kept safe with.
     #[error("{0}")]
     Random(String),
@@ -141,6 +145,10 @@ impl Broker {
             hub.tasks
                 .spawn(sys::run(Arc::clone(&hub), config.sys_interval));
         }
+        if let Err(error) = bridge::start(&config, &hub).await {
+            hub.stop.cancel();
+            return Err(error.into());
+        }
         for entrance in entrances {
             hub.tasks.spawn(accept::run(entrance, Arc::clone(&hub)));
         }
@@ -199,9 +207,15 @@ impl Broker {
         self.hub.stats()
     }
 
-    /// Takes over users, rules, `default_access`, `protected` and anonymous access of another configuration, and reads the
-    /// file of users and the files of TLS listeners again. What differs besides holds from the next start on, and a warning names it. Clients that
-    /// would not be let in any more are disconnected, and subscriptions that are no longer allowed end.
+    /// What each bridge has done, in the order of the configuration.
+    pub fn bridges(&self) -> Vec<BridgeStats> {
+        self.hub.bridges().map(bridge::Tally::stats).collect()
+    }
+
+    /// Takes over users, rules, `default_access`, `protected` and anonymous access of another configuration, and reads
+    /// the file of users and the files of TLS listeners again. What differs besides holds from the next start on, and a
+    /// warning names it. Clients that would not be let in any more are disconnected, and subscriptions that are no
+    /// longer allowed end.
     ///
     /// # Errors
     /// If the configuration is not valid: then nothing has changed. Or if certificates cannot be used.

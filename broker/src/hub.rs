@@ -2,6 +2,7 @@
 
 use crate::{
     auth::{Failures, Gate},
+    bridge::Tally,
     config::{Config, Limits},
     message::Envelope,
     retained::{Kept, Now, Retained},
@@ -12,7 +13,7 @@ use crate::{
 };
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -35,6 +36,8 @@ pub(crate) struct Hub {
     pub(crate) waiting: Waiting,
     /// Links of this process in use.
     pub(crate) links: AtomicUsize,
+    /// What each bridge counts; set once they are there.
+    pub(crate) bridges: OnceLock<Vec<Arc<Tally>>>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
     pub(crate) runtime: Handle,
@@ -63,6 +66,7 @@ impl Hub {
             clients: Clients::new(config.limits.clients_max, config.limits.absent_sessions_max),
             waiting: Waiting::default(),
             links: AtomicUsize::new(0),
+            bridges: OnceLock::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             runtime,
@@ -126,9 +130,14 @@ impl Hub {
         kept
     }
 
+    pub(crate) fn bridges(&self) -> impl Iterator<Item = &Tally> {
+        self.bridges.get().into_iter().flatten().map(AsRef::as_ref)
+    }
+
     pub(crate) fn stats(&self) -> Stats {
         let (retained_count, retained_bytes) = self.retained.size();
         let presences = self.clients.count();
+        let connected = self.bridges().filter(|bridge| bridge.is_connected());
         Stats {
             clients: presences.connected as u64,
             sessions: presences.all as u64,
@@ -140,6 +149,7 @@ impl Hub {
             retained_bytes: retained_bytes as u64,
             retained_unsaved: self.retained.unsaved() as u64,
             uptime_seconds: self.started.elapsed().as_secs(),
+            bridges_connected: connected.count() as u64,
             ..self.counters.snapshot()
         }
     }

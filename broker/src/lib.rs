@@ -10,6 +10,7 @@
 //! - `subscriptions` knows who wants what and who lags, `filters` finds it by topic, `share` picks the member of a group
 //!   that gets a message; `router` is the home of rumqttd, which holds the logs;
 //! - `inbox` takes messages out for one subscriber, a session or a `link`, each once;
+//! - `bridge` connects the broker to others, over which messages pass out and in;
 //! - `hub` is what all of them share, `broker` starts and stops it, `log` keeps the router quiet;
 //! - `stats` counts; `sys` publishes the counts as `$SYS` topics, `metrics` serves them to Prometheus.
 //!
@@ -35,6 +36,7 @@
 
 mod accept;
 mod auth;
+mod bridge;
 mod broker;
 mod codec;
 mod config;
@@ -57,10 +59,12 @@ mod topic;
 mod transport;
 
 pub use auth::{HashProblem, LineProblem, PasswordHash, UsersFile, UsersFileError};
+pub use bridge::{BridgeError, BridgeStats};
 pub use broker::{Broker, ReloadError, StartError};
 pub use config::{
-    Action, ClientCertificates, Config, ConfigError, Effect, Limits, Listener, Rule, TlsFiles,
-    User, WebSocket, Who,
+    Action, Bridge, BridgeLogin, BridgePassword, BridgeProblem, BridgeRoute, BridgeTls,
+    BridgeVersion, ClientCertificates, Config, ConfigError, Effect, Limits, Listener, Rule,
+    TlsFiles, User, WebSocket, Who,
 };
 pub use link::{Link, LinkError, LinkPublisher, LinkReceiver, SubscribeOptions};
 pub use log::log_filter;

@@ -173,6 +173,11 @@ impl LinkPublisher {
         &self.name
     }
 
+    /// The number under which its messages are known to be its own.
+    pub(crate) fn origin(&self) -> u32 {
+        self.lock().publisher.origin()
+    }
+
     /// Publishes a message. It waits while subscribers that keep pace are catching up, at most a quarter of a second
     /// at a time; when it returns, the message is on its way to all subscribers and, if retained, kept.
     ///
@@ -289,6 +294,7 @@ pub struct SubscribeOptions {
     qos: QoS,
     no_local: bool,
     retain_as_published: bool,
+    no_retained: bool,
 }
 
 impl SubscribeOptions {
@@ -311,6 +317,13 @@ impl SubscribeOptions {
     #[must_use]
     pub fn retain_as_published(mut self) -> Self {
         self.retain_as_published = true;
+        self
+    }
+
+    /// Leaves the retained messages out that are there already.
+    #[must_use]
+    pub fn no_retained(mut self) -> Self {
+        self.no_retained = true;
         self
     }
 }
@@ -366,6 +379,7 @@ impl LinkReceiver {
         if options.no_local && wanted.group.is_some() {
             return Err(LinkError::SharedNoLocal(filter.to_owned()));
         }
+        let no_retained = options.no_retained;
         let options = Options {
             qos: options.qos,
             no_local: options.no_local,
@@ -391,7 +405,9 @@ impl LinkReceiver {
                 self.early.push_back(selected);
             }
         }
-        if let Some(inbox) = self.inbox.as_mut() {
+        if let Some(inbox) = self.inbox.as_mut()
+            && !no_retained
+        {
             inbox.send_retained(key);
         }
         Ok(())
@@ -542,6 +558,7 @@ impl LinkReceiver {
             payload,
             qos: envelope.qos().min(terms.qos),
             retain: *stored || (terms.retain_as_published && envelope.retain()),
+            deadline: envelope.deadline(),
             raw_properties,
         })
     }

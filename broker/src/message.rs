@@ -103,6 +103,8 @@ pub struct Message {
     /// True for a message from the retained store, false for a live one unless the subscription asks for the
     /// publisher's flag.
     pub retain: bool,
+    /// The second of the broker's clock after which the message is worthless.
+    pub(crate) deadline: Option<u32>,
     pub(crate) raw_properties: Bytes,
 }
 

@@ -70,6 +70,10 @@ impl Publisher {
         }
     }
 
+    pub(crate) fn origin(&self) -> u32 {
+        self.origin
+    }
+
     pub(crate) fn access(&self) -> &Access {
         &self.access
     }

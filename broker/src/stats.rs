@@ -222,6 +222,14 @@ counters! {
     retained_save_failures,
     /// Router links given up because they did not drain in time.
     links_abandoned,
+    /// Messages that other brokers have taken over bridges.
+    bridge_sent,
+    /// Messages of other brokers that were published here over bridges.
+    bridge_received,
+    /// Messages dropped by bridges: too many waited, the other broker refuses them, or their topics do not pass.
+    bridge_dropped,
+    /// Messages dropped by bridges because they had been here before or had crossed too many of them.
+    bridge_loops,
     ;
     /// Network clients connected now.
     clients,
@@ -243,6 +251,8 @@ counters! {
     retained_unsaved,
     /// Seconds since the broker started.
     uptime_seconds,
+    /// Bridges connected now.
+    bridges_connected,
 }
 
 #[derive(Debug, Default)]

@@ -1,10 +1,14 @@
 //! Configuration: a file, or a `[broker]` table inside another one, checked when it is read.
 
+mod bridge;
 mod listener;
 mod names;
 mod raw;
 mod reload;
 
+pub use bridge::{
+    Bridge, BridgeLogin, BridgePassword, BridgeProblem, BridgeRoute, BridgeTls, BridgeVersion,
+};
 pub use listener::{ClientCertificates, Listener, TlsFiles, WebSocket};
 pub(crate) use names::{is_user_name, nests};
 
@@ -50,6 +54,10 @@ pub struct Config {
     pub sys_interval: Duration,
     /// Where Prometheus reads the broker's metrics over HTTP; `None` for nowhere.
     pub metrics_listen: Option<SocketAddr>,
+    /// The broker's name in the property that keeps bridges from passing a message round and round; `None` makes one up.
+    pub broker_id: Option<String>,
+    /// Connections to other brokers.
+    pub bridges: Vec<Bridge>,
     /// Bounds on what clients can use up.
     pub limits: Limits,
 }
@@ -265,6 +273,8 @@ impl Default for Config {
             retained_flush_interval: Duration::from_secs(1),
             sys_interval: Duration::from_secs(10),
             metrics_listen: None,
+            broker_id: None,
+            bridges: Vec::new(),
             limits: Limits::default(),
         }
     }
@@ -308,6 +318,19 @@ pub enum ConfigError {
         /// What is wrong, and its mend.
         problem: String,
     },
+    /// A bridge cannot be as it is described.
+    #[error("bridge {name:?}: {problem}")]
+    Bridge {
+        /// Its name.
+        name: String,
+        /// What is wrong, and its mend.
+        problem: BridgeProblem,
+    },
+    /// The broker's id does not fit into the property that tells loops.
+    #[error(
+        "broker_id is {0:?}, expected auto, or 1 to 64 of the characters a-z, A-Z, 0-9, '-' and '_'"
+    )]
+    BrokerId(String),
     /// A duration does not parse.
     #[error("{key} is {value:?}, expected a duration such as 10s")]
     Duration {
@@ -440,6 +463,7 @@ impl Config {
         for listener in self.all_listeners() {
             listener.validate(anonymous)?;
         }
+        bridge::validate(self)?;
         self.limits.validate()
     }
 }

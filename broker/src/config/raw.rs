@@ -1,6 +1,6 @@
 //! The shape of the file, before its values are checked.
 
-use super::{Config, ConfigError, Effect, Limits, Listener, Rule, User};
+use super::{Bridge, Config, ConfigError, Effect, Limits, Listener, Rule, User};
 use serde::Deserialize;
 use std::{net::SocketAddr, time::Duration};
 
@@ -23,6 +23,9 @@ pub(super) struct RawConfig {
     retained_flush_interval: String,
     sys_interval: String,
     metrics_listen: String,
+    broker_id: String,
+    #[serde(rename = "bridge")]
+    bridges: Vec<Bridge>,
     limits: Limits,
 }
 
@@ -42,6 +45,8 @@ impl Default for RawConfig {
             retained_flush_interval,
             sys_interval,
             metrics_listen,
+            broker_id: _,
+            bridges,
             limits,
         } = Config::default();
         let text = |address: Option<SocketAddr>| {
@@ -62,6 +67,8 @@ impl Default for RawConfig {
             retained_flush_interval: span(retained_flush_interval),
             sys_interval: span(sys_interval),
             metrics_listen: text(metrics_listen),
+            broker_id: "auto".to_owned(),
+            bridges,
             limits,
         }
     }
@@ -88,6 +95,8 @@ impl TryFrom<RawConfig> for Config {
             )?,
             sys_interval: duration("sys_interval", raw.sys_interval)?,
             metrics_listen: address("metrics_listen", &raw.metrics_listen)?,
+            broker_id: (raw.broker_id != "auto").then_some(raw.broker_id),
+            bridges: raw.bridges,
             limits: raw.limits,
         };
         config.validate()?;

@@ -10,6 +10,8 @@ impl Config {
         let Self {
             listen,
             listeners,
+            broker_id,
+            bridges,
             allow_anonymous,
             expose_anonymous,
             users,
@@ -26,6 +28,8 @@ impl Config {
         let fixed = [
             ("listen", self.listen == listen),
             ("listener", self.listeners == listeners),
+            ("broker_id", self.broker_id == broker_id),
+            ("bridge", self.bridges == bridges),
             ("state_dir", self.state_dir == state_dir),
             (
                 "retained_flush_interval",

@@ -7,6 +7,7 @@
 
 mod access;
 mod aliases;
+mod bridge;
 mod certificates;
 mod common;
 mod interop;
@@ -21,6 +22,7 @@ mod queue;
 mod resume;
 mod retained;
 mod routing;
+mod rumqttd;
 mod sessions;
 mod shared;
 mod tls;
