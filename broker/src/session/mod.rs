@@ -14,6 +14,7 @@ mod connect;
 mod connection;
 mod inbound;
 mod inflight;
+mod login;
 mod metered;
 mod outbound;
 mod queue;
