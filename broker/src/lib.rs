@@ -36,6 +36,9 @@ mod auth;
 mod broker;
 mod codec;
 mod config;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hub;
 mod inbox;
 mod link;

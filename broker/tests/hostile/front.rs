@@ -1,0 +1,166 @@
+//! A whole broker, against one tenth of the inputs: each of them on a connection of its own.
+
+use crate::{mutate::Mutator, plan, process};
+use lamppost_broker::{
+    Broker, Config,
+    fuzzing::{Door, Script, play, serves},
+};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// Connections of one script; each has one malformed input.
+const PER_SCRIPT: u64 = 4;
+
+/// Scripts played at the same time.
+const PLAYERS: u64 = 4;
+
+/// Inputs between two looks whether a fresh client is served, through the listener.
+const LOOK_EVERY: u64 = 1_000;
+
+/// How much memory may grow from the end of the warm-up, after a fifth of the inputs, to the end. What is bounded by
+/// limits is full by then; what is left is the allocator, whose free lists wander by some megabytes with four threads.
+const GROWTH_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Small bounds, so that they are reached early and growth beyond them shows.
+fn config() -> Config {
+    let mut config = Config {
+        listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+        allow_anonymous: true,
+        ..Config::default()
+    };
+    let limits = &mut config.limits;
+    limits.filters_max = 64;
+    limits.log_bytes_per_filter = 16 * 1024;
+    limits.retained_count_max = 64;
+    limits.absent_sessions_max = 16;
+    limits.session_expiry_max = Duration::from_secs(5);
+    limits.queue_bytes_max = 16 * 1024;
+    limits.login_failure_delay = Duration::ZERO;
+    config
+}
+
+/// A script whose connections each send one malformed input: at once, or after a valid CONNECT and a subscription.
+fn script(mutator: &mut Mutator) -> Script {
+    let mut script = Script::default();
+    let mut inputs = Vec::new();
+    for connection in 0..u8::try_from(PER_SCRIPT).unwrap() {
+        let input = mutator.malformed();
+        let version = u8::from(input.v5);
+        if mutator.rng.below(4) > 0 {
+            let detail = u8::try_from(mutator.rng.below(32)).unwrap();
+            script = script.step(1, connection, detail << 3 | (detail & 6) | version);
+            let detail = u8::try_from(mutator.rng.below(64)).unwrap();
+            script = script.step(2, connection, detail << 2 | (detail & 4) | version);
+        }
+        inputs.push((connection, version, input.bytes));
+    }
+    // The others' turns come between the halves of an input.
+    for (connection, version, bytes) in &inputs {
+        let middle = mutator.rng.below(bytes.len() + 1);
+        script = script.send(*connection, &bytes[..middle]);
+        if mutator.rng.below(2) == 0 {
+            script = script.step(
+                3,
+                (connection + 1) & 3,
+                *mutator.rng.pick(&[0, 2, 8, 4]) | version,
+            );
+        }
+        script = script.send(*connection, &bytes[middle..]);
+    }
+    script
+}
+
+#[test]
+fn malformed_input_neither_stops_nor_swells_a_broker() {
+    let (count, seed) = plan();
+    let count = (count / 10).next_multiple_of(PER_SCRIPT);
+    println!("{count} inputs from seed {seed}");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let broker = Arc::new(Broker::start(config()).await.unwrap());
+        let warm_up = count / 5;
+        run(&broker, seed, warm_up).await;
+        let before = settled(&broker).await;
+        run(&broker, seed.wrapping_add(1), count - warm_up).await;
+        let after = settled(&broker).await;
+        println!(
+            "resident bytes and descriptors: {before:?}, then {after:?}; {:?}",
+            broker.stats()
+        );
+        if let (Some((memory, files)), Some((memory_after, files_after))) = (before, after) {
+            assert!(
+                files_after <= files,
+                "{files} descriptors became {files_after}"
+            );
+            assert!(
+                memory_after <= memory + GROWTH_BYTES_MAX,
+                "{memory} resident bytes became {memory_after}"
+            );
+        }
+        let stats = broker.stats();
+        assert_eq!(stats.panics, 0);
+        assert!(
+            stats.malformed > 0 && stats.protocol_errors > 0 && stats.connected > 0,
+            "{stats:?}"
+        );
+        Arc::into_inner(broker).unwrap().stop().await;
+    });
+}
+
+/// Plays inputs until there were `count`; a fresh client is served all along.
+async fn run(broker: &Arc<Broker>, seed: u64, count: u64) {
+    let played = Arc::new(AtomicU64::new(0));
+    let mut players = tokio::task::JoinSet::new();
+    for player in 0..PLAYERS {
+        let (broker, played) = (Arc::clone(broker), Arc::clone(&played));
+        players.spawn(async move {
+            let tcp = Door::Tcp(broker.local_addr().unwrap());
+            let mut mutator = Mutator::new(seed.wrapping_mul(PLAYERS).wrapping_add(player));
+            loop {
+                let number = played.fetch_add(PER_SCRIPT, Ordering::Relaxed);
+                if number >= count {
+                    return;
+                }
+                // A quarter comes through the listener: what a socket adds is the same for all bytes.
+                let door = if number / PER_SCRIPT % 4 == 0 {
+                    tcp
+                } else {
+                    Door::Inside
+                };
+                play(&broker, door, script(&mut mutator).bytes()).await;
+                if number % LOOK_EVERY < PER_SCRIPT
+                    && let Err(what) = serves(&broker, tcp).await
+                {
+                    panic!("after {number} inputs a fresh client is not served: {what}");
+                }
+            }
+        });
+    }
+    while let Some(played) = players.join_next().await {
+        played.unwrap();
+    }
+}
+
+/// Resident bytes and descriptors, once all connections are gone.
+async fn settled(broker: &Broker) -> Option<(u64, usize)> {
+    let since = Instant::now();
+    while broker.stats().clients > 0 {
+        assert!(
+            since.elapsed() < Duration::from_secs(30),
+            "{:?}",
+            broker.stats()
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    process::resident_bytes().zip(process::descriptors())
+}
