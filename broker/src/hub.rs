@@ -110,6 +110,7 @@ impl Hub {
         let (retained_count, retained_bytes) = self.retained.size();
         Stats {
             clients: self.clients.count() as u64,
+            subscriptions: self.subscriptions.count() as u64,
             retained_count: retained_count as u64,
             retained_bytes: retained_bytes as u64,
             ..self.counters.snapshot()

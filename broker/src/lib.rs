@@ -6,12 +6,13 @@
 //!   out; `codec` is the wire format;
 //! - `auth` says who a client is and which topics it may use; `topic` knows filters;
 //! - `publisher` routes a message to the logs of the filters that select it and to the `retained` store;
-//! - `subscriptions` knows those filters and who lags; `router` is the home of rumqttd, which holds the logs;
-//! - `inbox` takes messages out for one subscriber, a session or a `link`;
+//! - `subscriptions` knows who wants what and who lags, `filters` finds it by topic, `share` picks the member of a group
+//!   that gets a message; `router` is the home of rumqttd, which holds the logs;
+//! - `inbox` takes messages out for one subscriber, a session or a `link`, each once;
 //! - `hub` is what all of them share, `broker` starts and stops it, `stats` counts, `log` keeps the router quiet.
 //!
 //! What it does not do: keep sessions over a reconnect (every session is clean, and clients are told so), keep anything
-//! on disk, TLS, WebSocket, shared subscriptions, topic aliases. A subscription of QoS 2 is granted QoS 1.
+//! on disk, TLS, WebSocket, topic aliases. A subscription of QoS 2 is granted QoS 1.
 //!
 //! A process that sets up logging should silence the router, whose spans cost more than its work: [`log_filter`].
 //!
@@ -39,6 +40,7 @@ mod config;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod filters;
 mod hub;
 mod inbox;
 mod link;
@@ -48,13 +50,14 @@ mod publisher;
 mod retained;
 mod router;
 mod session;
+mod share;
 mod stats;
 mod subscriptions;
 mod topic;
 
 pub use broker::{Broker, StartError};
 pub use config::{Action, Config, ConfigError, Effect, Limits, Rule, User, Who};
-pub use link::{Link, LinkError, LinkPublisher, LinkReceiver};
+pub use link::{Link, LinkError, LinkPublisher, LinkReceiver, SubscribeOptions};
 pub use log::log_filter;
 pub use message::{Message, Publish, PublishProperties, QoS};
 pub use stats::Stats;

@@ -180,7 +180,7 @@ mod tests {
         let (meta, body) = draft.seal();
         Envelope {
             meta,
-            topic: tag_topic(1, topic),
+            topic: tag_topic(1, 0, topic),
             body,
         }
     }
@@ -237,7 +237,7 @@ mod tests {
             store.keep(message("big", &"x".repeat(1_000), None), 5),
             Kept::Full
         );
-        assert_eq!(store.size(), (1, "c".len() + 4 + 1));
+        assert_eq!(store.size(), (1, "c".len() + 12 + 1));
     }
 
     #[test]

@@ -9,6 +9,8 @@
 //! - QoS above 0 has a fixed window, insists on ordered acknowledgements, and raises publications to the
 //!   subscription's QoS. So everything passes through it at QoS 0, and QoS is the front's business. A message's own
 //!   data ride in its MQTT 5 properties, of which the router copies these without allocating.
+//! - It takes all that waits on a link in one go. So packets that were queued together are dealt with together, and
+//!   either all or none of them come before those of another link.
 //! - A send to it can block while its channel of 1,000 events is full, but its thread never waits for a link, so that
 //!   such a wait lasts one turn of its loop. A link has one event under way at most, whatever the number of packets.
 
@@ -28,7 +30,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 use thiserror::Error;
@@ -100,6 +102,24 @@ impl fmt::Debug for Router {
 pub(crate) struct Log {
     name: Bytes,
     sent_bytes: AtomicU64,
+    holds: AtomicUsize,
+}
+
+/// Says that a message for this log is under way to the router.
+#[derive(Debug)]
+pub(crate) struct Hold(Arc<Log>);
+
+impl Hold {
+    pub(crate) fn new(log: &Arc<Log>) -> Self {
+        log.holds.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(log))
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.holds.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Log {
@@ -116,6 +136,11 @@ impl Log {
     pub(crate) fn count(&self, weight: u64) -> (u64, u64) {
         let before = self.sent_bytes.fetch_add(weight, Ordering::Relaxed);
         (before, before + weight)
+    }
+
+    /// Whether a message with a [`Hold`] has still to be handed to the router.
+    pub(crate) fn is_held(&self) -> bool {
+        self.holds.load(Ordering::Acquire) > 0
     }
 
     fn filter(&self) -> String {
@@ -187,6 +212,7 @@ impl Router {
             tx,
             rx,
             outbox: VecDeque::new(),
+            holds: Vec::new(),
             wake_due: false,
         })
     }
@@ -206,6 +232,7 @@ impl Router {
         Arc::new(Log {
             name,
             sent_bytes: AtomicU64::new(0),
+            holds: AtomicUsize::new(0),
         })
     }
 
@@ -223,6 +250,8 @@ pub(crate) struct RouterLink {
     tx: LinkTx,
     rx: LinkRx,
     outbox: VecDeque<Packet>,
+    /// What packets in the outbox hold until they have been handed over.
+    holds: Vec<Hold>,
     /// The router has stopped sending until it is woken; kept here so that a cancelled wait forgets nothing.
     wake_due: bool,
 }
@@ -239,7 +268,7 @@ impl fmt::Debug for RouterLink {
 #[derive(Debug)]
 pub(crate) enum Incoming {
     Message {
-        /// The number given to [`RouterLink::queue_subscribe`].
+        /// The key given to [`RouterLink::queue_subscribe`].
         slot: usize,
         /// The message's place in its log.
         offset: u64,
@@ -261,6 +290,12 @@ impl RouterLink {
         };
         self.outbox
             .push_back(Packet::Publish(publish, Some(properties)));
+    }
+
+    /// As [`RouterLink::queue_publish`], with a hold that ends once the router has been told.
+    pub(crate) fn queue_held(&mut self, hold: Hold, envelope: &Envelope) {
+        self.queue_publish(&hold.0, envelope);
+        self.holds.push(hold);
     }
 
     pub(crate) fn queue_subscribe(&mut self, log: &Log, slot: usize) {
@@ -297,10 +332,23 @@ impl RouterLink {
         self.outbox.push_back(Packet::PingReq(PingReq));
     }
 
-    /// Hands the queued packets over.
+    /// Hands the queued packets over, all at once.
     pub(crate) fn flush(&mut self) -> Result<(), RouterGone> {
-        let Some(last) = self.outbox.pop_back() else {
+        let handed_over = self.hand_over();
+        self.holds.clear();
+        handed_over
+    }
+
+    fn hand_over(&mut self) -> Result<(), RouterGone> {
+        if self.outbox.is_empty() {
             return Ok(());
+        }
+        // Sending adds a packet and wakes the router, which may have taken the others by then. So the packet sent is
+        // none of them, unless there is only one.
+        let only = if self.outbox.len() == 1 {
+            self.outbox.pop_back()
+        } else {
+            None
         };
         {
             let mut buffer = self.tx.buffer();
@@ -309,10 +357,11 @@ impl RouterLink {
             let announced = !buffer.is_empty() && buffer.len() < 2 * BACKLOG_MAX;
             buffer.extend(self.outbox.drain(..));
             if announced {
-                buffer.push_back(last);
+                buffer.extend(only);
                 return Ok(());
             }
         }
+        let last = only.unwrap_or_else(nothing);
         // `send` is async in name only: it completes at the first poll.
         match self.tx.send(last).now_or_never() {
             Some(Ok(_)) => Ok(()),
@@ -360,6 +409,15 @@ impl RouterLink {
     pub(crate) fn try_next(&mut self) -> Result<Option<Incoming>, RouterGone> {
         self.next().now_or_never().transpose()
     }
+}
+
+/// A packet that the router takes and does nothing about.
+fn nothing() -> Packet {
+    let unsubscribe = Unsubscribe {
+        pkid: 1,
+        filters: Vec::new(),
+    };
+    Packet::Unsubscribe(unsubscribe, None)
 }
 
 fn message(forward: Forward) -> Option<Incoming> {

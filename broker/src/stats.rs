@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Declares the live counters and their snapshot from one list, so that neither can forget a field.
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What the broker has done since it started. All fields but the last three only grow.
+        /// What the broker has done since it started. All fields but the last ones, which tell what is there now, only grow.
         #[derive(Debug, Clone, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Stats {
             $($(#[$doc])* pub $name: u64,)*
             /// Network clients connected now.
             pub clients: u64,
+            /// Subscriptions of clients and links in force or about to be.
+            pub subscriptions: u64,
             /// Retained messages held now.
             pub retained_count: u64,
             /// Bytes of the topics and bodies of the retained messages held now.
@@ -87,6 +89,10 @@ counters! {
     messages_out,
     /// Messages that a subscriber never saw because it read too slowly and the log went on without it.
     lost_slow_subscriber,
+    /// Times that a subscriber lagged for so long that publishers stopped to wait for it.
+    slow_subscribers,
+    /// Messages of shared subscriptions lost because the last member left before it got them.
+    shared_dropped,
     /// Messages not sent to a client because they exceed the packet size it accepts.
     dropped_oversize,
     /// Messages that expired before they could be delivered.

@@ -44,7 +44,7 @@ pub(crate) fn put_connack(out: &mut BytesMut, version: Version, connack: &ConnAc
             block.put_u8(ASSIGNED_CLIENT_ID);
             put_binary(&mut block, id.as_bytes());
         }
-        block.put_slice(&[SHARED_SUBSCRIPTIONS, 0]);
+        block.put_slice(&[SHARED_SUBSCRIPTIONS, 1]);
     }
     out.put_u8(0x20);
     put_length(out, 2 + length_width(block.len()) + block.len());
@@ -75,17 +75,16 @@ pub(crate) struct Delivery<'a> {
     pub(crate) packet_id: u16,
     pub(crate) properties: &'a [u8],
     pub(crate) expiry_s: Option<u32>,
-    pub(crate) subscription_id: Option<u32>,
+    pub(crate) subscription_ids: &'a [u32],
     pub(crate) payload: &'a [u8],
 }
 
 impl Delivery<'_> {
     fn properties_len(&self) -> usize {
         let expiry = if self.expiry_s.is_some() { 5 } else { 0 };
-        let subscription = self
-            .subscription_id
-            .map_or(0, |id| 1 + length_width(id as usize));
-        self.properties.len() + expiry + subscription
+        let ids = self.subscription_ids.iter();
+        let subscriptions: usize = ids.map(|&id| 1 + length_width(id as usize)).sum();
+        self.properties.len() + expiry + subscriptions
     }
 
     fn remaining(&self, version: Version) -> usize {
@@ -120,7 +119,7 @@ pub(crate) fn put_publish(out: &mut BytesMut, version: Version, delivery: &Deliv
             out.put_u8(MESSAGE_EXPIRY);
             out.put_u32(seconds);
         }
-        if let Some(id) = delivery.subscription_id {
+        for &id in delivery.subscription_ids {
             out.put_u8(SUBSCRIPTION_ID);
             put_length(out, id as usize);
         }

@@ -135,6 +135,25 @@ proptest! {
     }
 
     #[test]
+    fn a_delivery_names_all_its_subscriptions(ids in prop::collection::vec(1u32..268_435_455, 0..5)) {
+        let delivery = Delivery {
+            topic: b"t", qos: QoS::AtMostOnce, retain: false, packet_id: 0, properties: b"", expiry_s: None, subscription_ids: &ids, payload: b"",
+        };
+        let mut out = BytesMut::new();
+        put_publish(&mut out, Version::V5, &delivery);
+        prop_assert_eq!(out.len(), delivery.packet_len(Version::V5));
+        // Behind the header, the topic and the length of the properties.
+        let mut rest = &out[6..];
+        for &id in &ids {
+            prop_assert_eq!(rest[0], 0x0b);
+            let (found, width) = super::properties::split_length(&rest[1..]).unwrap();
+            prop_assert_eq!(found, id as usize);
+            rest = &rest[1 + width..];
+        }
+        prop_assert!(rest.is_empty());
+    }
+
+    #[test]
     fn a_connect_with_flipped_bytes_does_not_panic(at in 0usize..40, to in any::<u8>()) {
         let mut bytes = *b"\x00\x04MQTT\x05\xf6\x00\x3c\x05\x11\x00\x00\x00\x0a\x00\x01c\x05\x18\x00\x00\x00\x01\x00\x01w\x00\x01p\x00\x01u\x00\x01p";
         let length = bytes.len();
@@ -152,7 +171,7 @@ proptest! {
         let version = if v5 { Version::V5 } else { Version::V4 };
         let qos = QoS::from_bits(qos).unwrap();
         let delivery = Delivery {
-            topic: b"a/b", qos, retain, packet_id: 7, properties: b"\x01\x01", expiry_s: Some(3), subscription_id: None, payload: &payload,
+            topic: b"a/b", qos, retain, packet_id: 7, properties: b"\x01\x01", expiry_s: Some(3), subscription_ids: &[], payload: &payload,
         };
         let mut out = BytesMut::new();
         put_publish(&mut out, version, &delivery);

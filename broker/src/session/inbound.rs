@@ -6,7 +6,7 @@ use crate::{
     inbox::{Options, Subscribed},
     message::{Draft, QoS},
     publisher::Published,
-    topic,
+    topic::{self, Wanted},
 };
 use bytes::BytesMut;
 use tracing::debug;
@@ -100,7 +100,7 @@ impl Session {
                 subscription_id,
                 filters,
             } => {
-                self.on_subscribe(packet_id, subscription_id, &filters);
+                return self.on_subscribe(packet_id, subscription_id, &filters);
             }
             Packet::Unsubscribe { packet_id, filters } => {
                 let mut codes = Vec::with_capacity(filters.len());
@@ -189,7 +189,7 @@ impl Session {
         packet_id: u16,
         subscription_id: Option<u32>,
         filters: &[SubscribeFilter<'_>],
-    ) {
+    ) -> Result<(), End> {
         let mut pending = PendingSubAck {
             packet_id,
             codes: Vec::with_capacity(filters.len()),
@@ -199,35 +199,37 @@ impl Session {
         for wanted in filters {
             let code = match self.check_filter(wanted.filter) {
                 Err(code) => code,
-                Ok(()) => self.subscribe(wanted, subscription_id, &mut pending),
+                // MQTT 5, section 3.8.3.1.
+                Ok(parts) if parts.group.is_some() && wanted.no_local => {
+                    return Err(End::Rejected(reason::PROTOCOL_ERROR));
+                }
+                Ok(parts) => self.subscribe(wanted, &parts, subscription_id, &mut pending),
             };
             pending.codes.push(code);
         }
         self.subacks.push_back(pending);
         self.send_subacks();
+        Ok(())
     }
 
-    fn check_filter(&self, filter: &str) -> Result<(), u8> {
+    fn check_filter<'a>(&self, text: &'a str) -> Result<Wanted<'a>, u8> {
         let counters = &self.hub.counters;
-        if filter.starts_with("$share/") {
-            counters.filters_invalid.bump();
-            return Err(reason::SHARED_NOT_SUPPORTED);
-        }
-        if !topic::is_filter(filter) {
+        let Some(wanted) = topic::wanted(text) else {
             counters.filters_invalid.bump();
             return Err(reason::FILTER_INVALID);
-        }
-        if !self.publisher.access().may_subscribe(filter) {
+        };
+        if !self.publisher.access().may_subscribe(wanted.filter) {
             counters.denied_subscribes.bump();
-            debug!(filter, "subscription denied");
+            debug!(filter = text, "subscription denied");
             return Err(reason::NOT_AUTHORIZED);
         }
-        Ok(())
+        Ok(wanted)
     }
 
     fn subscribe(
         &mut self,
         wanted: &SubscribeFilter<'_>,
+        parts: &Wanted<'_>,
         subscription_id: Option<u32>,
         pending: &mut PendingSubAck,
     ) -> u8 {
@@ -238,7 +240,10 @@ impl Session {
             subscription_id,
         };
         // Retain handling (MQTT 5, section 3.8.3.1): 0 always, 1 for a new subscription, 2 never.
-        let (index, new) = match self.inbox.subscribe(&mut self.link, wanted.filter, options) {
+        let (index, new) = match self
+            .inbox
+            .subscribe(&mut self.link, wanted.filter, parts, options)
+        {
             Subscribed::New(index) => (index, true),
             Subscribed::Again(index) => (index, false),
             Subscribed::Full => {
@@ -256,6 +261,7 @@ impl Session {
 
     /// Notes that the router has put one more subscription in force.
     pub(super) fn on_subscribed(&mut self) {
+        self.inbox.confirmed();
         if let Some(first) = self.subacks.front_mut() {
             first.waiting = first.waiting.saturating_sub(1);
         }

@@ -155,7 +155,7 @@ impl Session {
             version: admitted.version,
             link: admitted.link,
             publisher: Publisher::new(Arc::clone(&hub), admitted.access, admitted.origin),
-            inbox: Inbox::new(Arc::clone(&hub)),
+            inbox: Inbox::new(Arc::clone(&hub), admitted.origin),
             will: admitted.will,
             keep_alive: admitted.keep_alive,
             packet_size_max: admitted.packet_size_max,

@@ -39,8 +39,9 @@ impl Session {
                 offset,
                 envelope,
             } => {
-                if let Some(selected) = self.inbox.take(slot, offset, envelope) {
+                if let Some(selected) = self.inbox.take(&mut self.link, slot, offset, envelope) {
                     self.deliver(&selected);
+                    self.inbox.done(&selected.due);
                 }
             }
             Incoming::Subscribed => self.on_subscribed(),
@@ -51,12 +52,10 @@ impl Session {
     fn deliver(&mut self, selected: &Selected) {
         let Selected {
             envelope,
-            options,
+            terms,
             stored,
+            due: _,
         } = selected;
-        if options.no_local && envelope.origin() == self.publisher.origin() {
-            return;
-        }
         let expiry_s = match envelope.deadline() {
             None => None,
             Some(deadline) => match deadline.saturating_sub(self.hub.now_s()) {
@@ -69,13 +68,13 @@ impl Session {
         };
         let mut delivery = Delivery {
             topic: envelope.topic(),
-            qos: envelope.qos().min(options.qos),
+            qos: envelope.qos().min(terms.qos),
             // Live messages carry no retain flag unless the subscription asks for it (MQTT 5, section 3.3.1.3).
-            retain: *stored || (options.retain_as_published && envelope.retain()),
+            retain: *stored || (terms.retain_as_published && envelope.retain()),
             packet_id: 0,
             properties: envelope.properties(),
             expiry_s,
-            subscription_id: options.subscription_id,
+            subscription_ids: terms.ids.as_slice(),
             payload: envelope.payload(),
         };
         let size = delivery.packet_len(self.version);

@@ -12,4 +12,6 @@ mod lifecycle;
 mod links;
 mod protocol;
 mod retained;
+mod routing;
 mod sessions;
+mod shared;
