@@ -37,10 +37,10 @@ mod auth;
 mod broker;
 mod codec;
 mod config;
+mod filters;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-mod filters;
 mod hub;
 mod inbox;
 mod link;

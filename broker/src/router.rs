@@ -9,6 +9,9 @@
 //! - QoS above 0 has a fixed window, insists on ordered acknowledgements, and raises publications to the
 //!   subscription's QoS. So everything passes through it at QoS 0, and QoS is the front's business. A message's own
 //!   data ride in its MQTT 5 properties, of which the router copies these without allocating.
+//! - A publication takes a waiting reader's request off its log, and hands it back after the last packet of that go. An
+//!   unsubscription in between misses the request, which then lives on beside the reader's next one: messages come twice,
+//!   and a build with debug assertions stops. So [`RouterLink::flush`] lets no link publish to a log and leave it in one go.
 //! - It takes all that waits on a link in one go. So packets that were queued together are dealt with together, and
 //!   either all or none of them come before those of another link.
 //! - A send to it can block while its channel of 1,000 events is full, but its thread never waits for a link, so that
@@ -214,6 +217,8 @@ impl Router {
             outbox: VecDeque::new(),
             holds: Vec::new(),
             wake_due: false,
+            fences: 0,
+            turn: Turn::Free,
         })
     }
 
@@ -254,6 +259,17 @@ pub(crate) struct RouterLink {
     holds: Vec<Hold>,
     /// The router has stopped sending until it is woken; kept here so that a cancelled wait forgets nothing.
     wake_due: bool,
+    /// Fences of the caller that were handed over and not answered.
+    fences: usize,
+    turn: Turn,
+}
+
+/// Whether packets may be handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Free,
+    /// Only after the router has answered a fence of the link's own, the last packet that was handed over.
+    Awaited,
 }
 
 impl fmt::Debug for RouterLink {
@@ -332,11 +348,49 @@ impl RouterLink {
         self.outbox.push_back(Packet::PingReq(PingReq));
     }
 
-    /// Hands the queued packets over, all at once.
+    /// Hands the queued packets over, all at once; from an unsubscription on that must not go with what is before it,
+    /// later, as [`RouterLink::next`] is called.
     pub(crate) fn flush(&mut self) -> Result<(), RouterGone> {
+        if self.turn == Turn::Awaited {
+            return Ok(());
+        }
+        let later = match self.unsafe_leave() {
+            Some(at) => {
+                let later = self.outbox.split_off(at);
+                self.outbox.push_back(Packet::PingReq(PingReq));
+                self.turn = Turn::Awaited;
+                later
+            }
+            None => VecDeque::new(),
+        };
+        let fences = self
+            .outbox
+            .iter()
+            .filter(|packet| matches!(packet, Packet::PingReq(_)));
+        self.fences += fences.count() - usize::from(self.turn == Turn::Awaited);
         let handed_over = self.hand_over();
-        self.holds.clear();
+        self.outbox = later;
+        if self.outbox.is_empty() {
+            self.holds.clear();
+        }
         handed_over
+    }
+
+    /// Where in the outbox a log is left to which a publication goes that the router may take in the same go.
+    fn unsafe_leave(&self) -> Option<usize> {
+        self.outbox.iter().enumerate().position(|(at, packet)| {
+            let Packet::Unsubscribe(unsubscribe, _) = packet else {
+                return false;
+            };
+            let goes_there = |before: &Packet| match before {
+                Packet::Publish(publish, _) => unsubscribe
+                    .filters
+                    .iter()
+                    .any(|filter| filter.as_bytes() == publish.topic),
+                _ => false,
+            };
+            self.outbox.iter().take(at).any(goes_there) || self.tx.buffer().iter().any(goes_there)
+        })
     }
 
     fn hand_over(&mut self) -> Result<(), RouterGone> {
@@ -371,7 +425,7 @@ impl RouterLink {
 
     /// Packets that the router has not fetched.
     pub(crate) fn backlog(&self) -> usize {
-        self.tx.buffer().len()
+        self.tx.buffer().len() + self.outbox.len()
     }
 
     /// The next thing from the router. Cancel-safe.
@@ -394,7 +448,16 @@ impl RouterLink {
                 Notification::Unschedule => self.wake_due = true,
                 ack @ Notification::DeviceAck(_) => match Option::<Packet>::from(ack) {
                     Some(Packet::SubAck(..)) => return Ok(Incoming::Subscribed),
-                    Some(Packet::PingResp(_)) => return Ok(Incoming::Fence),
+                    Some(Packet::PingResp(_)) => match self.fences.checked_sub(1) {
+                        Some(left) => {
+                            self.fences = left;
+                            return Ok(Incoming::Fence);
+                        }
+                        None => {
+                            self.turn = Turn::Free;
+                            self.flush()?;
+                        }
+                    },
                     _ => {}
                 },
                 Notification::Disconnect(..) => return Err(RouterGone),

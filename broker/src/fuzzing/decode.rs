@@ -99,7 +99,7 @@ fn publish_survives(publish: &PublishPacket<'_>, version: Version) {
         packet_id: publish.packet_id,
         properties: kept,
         expiry_s: publish.expiry_s,
-        subscription_id: None,
+        subscription_ids: &[],
         payload: publish.payload,
     };
     let mut out = BytesMut::new();

@@ -3,7 +3,7 @@
 use crate::{mutate::Mutator, plan, process};
 use lamppost_broker::{
     Broker, Config,
-    fuzzing::{Door, Script, play, serves},
+    fuzzing::{Door, Script, connection, play, serves},
 };
 use std::{
     net::SocketAddr,
@@ -13,6 +13,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 /// Connections of one script; each has one malformed input.
 const PER_SCRIPT: u64 = 4;
@@ -117,6 +118,58 @@ fn malformed_input_neither_stops_nor_swells_a_broker() {
     });
 }
 
+/// The router parks a reader's request beside its log, and a publication takes it off for a moment; a client that leaves
+/// the filter in that moment must neither get its messages twice afterwards nor stop the router.
+#[tokio::test]
+async fn a_client_may_publish_and_leave_the_filter_at_once() {
+    let broker = Broker::start(config()).await.unwrap();
+    let mut client = connection(&broker);
+    client
+        .write_all(b"\x10\x0e\0\x04MQTT\x04\x02\0\0\0\x02me")
+        .await
+        .unwrap();
+    client
+        .write_all(b"\x82\x08\0\x01\0\x03a/#\0")
+        .await
+        .unwrap();
+    for round in 0..100u8 {
+        // A message that arrives shows that the subscription is at rest.
+        let settle = [b"\x30\x07\0\x03a/bs", &[round][..]].concat();
+        client.write_all(&settle).await.unwrap();
+        until(&mut client, &settle).await;
+        let publish = [b"\x30\x07\0\x03a/bx", &[round][..]].concat();
+        let leave_and_return = b"\xa2\x07\0\x02\0\x03a/#\x82\x08\0\x03\0\x03a/#\0";
+        client
+            .write_all(&[&publish[..], leave_and_return].concat())
+            .await
+            .unwrap();
+        until(&mut client, b"\x90\x03\0\x03\0").await;
+        let once = [b"\x30\x07\0\x03a/bo", &[round][..]].concat();
+        client.write_all(&once).await.unwrap();
+        until(&mut client, &once).await;
+        client.write_all(b"\xc0\0").await.unwrap();
+        let after = until(&mut client, b"\xd0\0").await;
+        assert_eq!(after, b"\xd0\0", "round {round}: something came twice");
+    }
+    broker.stop().await;
+}
+
+/// Reads up to a sequence of bytes; returns all that was read.
+async fn until(stream: &mut DuplexStream, wanted: &[u8]) -> Vec<u8> {
+    let mut read = Vec::new();
+    let reading = async {
+        while !read.ends_with(wanted) {
+            read.push(stream.read_u8().await.expect("the connection is open"));
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(30), reading).await;
+    assert!(
+        in_time.is_ok(),
+        "{wanted:02x?} does not come; so far {read:02x?}"
+    );
+    read
+}
+
 /// Plays inputs until there were `count`; a fresh client is served all along.
 async fn run(broker: &Arc<Broker>, seed: u64, count: u64) {
     let played = Arc::new(AtomicU64::new(0));
@@ -154,7 +207,7 @@ async fn run(broker: &Arc<Broker>, seed: u64, count: u64) {
 /// Resident bytes and descriptors, once all connections are gone.
 async fn settled(broker: &Broker) -> Option<(u64, usize)> {
     let since = Instant::now();
-    while broker.stats().clients > 0 {
+    while (broker.stats().clients, broker.stats().subscriptions) != (0, 0) {
         assert!(
             since.elapsed() < Duration::from_secs(30),
             "{:?}",

@@ -177,7 +177,7 @@ pub(crate) fn seeds() -> Vec<Seed> {
         for (at, first) in [(3, 0x40), (4, 0x50), (5, 0x62), (6, 0x70)] {
             add(names[at], v5, first, b"\0\x07", None, b"");
         }
-        let filters = b"\0\x03f/#\x01\0\x03f/+\x02\0\x0b$share/g/f/\0\x01+\x00";
+        let filters = b"\0\x03f/#\x01\0\x03f/+\x02\0\x0c$share/g/f/#\x00";
         let filters = if v5 {
             with(filters, b"\0\x03f/1\x2d")
         } else {
