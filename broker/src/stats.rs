@@ -43,6 +43,8 @@ counters! {
     refused_sockets,
     /// CONNECT refused: the limit on clients was reached.
     refused_clients,
+    /// CONNECT refused: the router had no link for the client in time.
+    refused_links,
     /// CONNECT refused: unknown user or wrong password.
     refused_password,
     /// CONNECT refused: no user name, and anonymous clients are not allowed.

@@ -9,7 +9,7 @@ use crate::{
     codec::{self, Accepted, ConnAck, Connect, DecodeError, Framed, Version, Will, reason},
     hub::{Clients, Hub, Ticket},
     message::QoS,
-    router::RouterLink,
+    router::{ConnectError, RouterLink},
     topic,
 };
 use std::{sync::Arc, time::Duration};
@@ -23,6 +23,9 @@ const CLIENT_ID_BYTES_MAX: usize = 1_024;
 
 /// How long a client waits for the one whose id it takes over to publish its will. That one is woken at once.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a client waits for a router link: as long as one that is given back may take to drain.
+const LINK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client that was let in.
 pub(super) struct Admitted {
@@ -276,17 +279,26 @@ fn check_will(hub: &Hub, access: &Access, will: &Will<'_>) -> Result<OwnedWill, 
     })
 }
 
+/// Takes a link, if need be one that a client that has just left is giving back: under a storm of short connections more
+/// of them are on their way back than there is slack for.
 async fn obtain_link(hub: &Arc<Hub>) -> Option<RouterLink> {
-    if let Some(link) = hub.router.idle_link() {
-        return Some(link);
-    }
-    let router = Arc::clone(&hub.router);
-    match tokio::task::spawn_blocking(move || router.link()).await {
-        Ok(Ok(link)) => Some(link),
-        Ok(Err(error)) => {
-            warn!(%error, "a client cannot be served");
-            None
+    let obtaining = async {
+        loop {
+            if let Some(link) = hub.router.idle_link() {
+                return Some(link);
+            }
+            let router = Arc::clone(&hub.router);
+            match tokio::task::spawn_blocking(move || router.link()).await {
+                Ok(Ok(link)) => return Some(link),
+                Ok(Err(ConnectError::Full(_))) => hub.router.released().await,
+                Ok(Err(ConnectError::Gone(_))) | Err(_) => return None,
+            }
         }
-        Err(_) => None,
+    };
+    let link = tokio::time::timeout(LINK_TIMEOUT, obtaining).await;
+    if !matches!(link, Ok(Some(_))) {
+        hub.counters.refused_links.bump();
+        warn!("a client cannot be served: the router has no link for it");
     }
+    link.ok().flatten()
 }
