@@ -4,7 +4,16 @@ use crate::{
     broker::Broker,
     session::{self, Arrival},
 };
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf},
     net::TcpStream,
@@ -276,20 +285,22 @@ pub async fn serves(broker: &Broker, door: Door) -> Result<(), String> {
     let mut stream = open(broker, door)
         .await
         .map_err(|error| error.to_string())?;
+    // Several may look at the same time, and must not meet.
+    static LOOKS: AtomicU16 = AtomicU16::new(0);
+    let name = format!("fresh{:04x}", LOOKS.fetch_add(1, Ordering::Relaxed));
+    let name = [b"\0\x09", name.as_bytes()].concat();
     let exchange = async {
-        stream
-            .write_all(&packet(0x10, b"\0\x04MQTT\x04\x02\0\x1e\0\x05fresh"))
-            .await?;
-        stream
-            .write_all(&packet(0x82, b"\0\x07\0\x05fresh\x01"))
-            .await?;
+        let connect = [b"\0\x04MQTT\x04\x02\0\x1e", &name[..]].concat();
+        let subscribe = [b"\0\x07", &name[..], b"\x01"].concat();
+        let publish = [&name[..], b"\0\x09once"].concat();
+        for (first, body) in [(0x10, connect), (0x82, subscribe)] {
+            stream.write_all(&packet(first, &body)).await?;
+        }
         let mut answers = [0; 9];
         stream.read_exact(&mut answers).await?;
-        stream
-            .write_all(&packet(0x32, b"\0\x05fresh\0\x09once"))
-            .await?;
+        stream.write_all(&packet(0x32, &publish)).await?;
         // PUBACK and the message come in either order.
-        let mut echo = [0; 19];
+        let mut echo = [0; 23];
         stream.read_exact(&mut echo).await?;
         stream.write_all(&[0xe0, 0]).await?;
         Ok::<_, io::Error>((answers, echo))

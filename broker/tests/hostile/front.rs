@@ -24,9 +24,18 @@ const PLAYERS: u64 = 4;
 /// Inputs between two looks whether a fresh client is served, through the listener.
 const LOOK_EVERY: u64 = 1_000;
 
+/// Clients that are there at once in the beginning, each with a filter and messages of its own: as many as there are
+/// places for, or nearly, so that the pools of the router's links and logs have been filled and used before anything
+/// is compared. A used link takes some 350 KiB and a log some 200.
+const FILL: usize = 60;
+
+/// Messages that each of them gets: more than the ring buffers of a link have places.
+const FILL_MESSAGES: usize = 400;
+
 /// How much memory may grow from the end of the warm-up, after a fifth of the inputs, to the end. What is bounded by
-/// limits is full by then; what is left is the allocator, whose free lists wander by some megabytes with four threads.
-const GROWTH_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// limits is full by then but for some links, of which there may be 100 (`clients_max`, `handshakes_max`, `links_max`);
+/// the rest is the allocator, whose free lists wander with the threads.
+const GROWTH_BYTES_MAX: u64 = 12 * 1024 * 1024;
 
 /// Small bounds, so that they are reached early and growth beyond them shows.
 fn config() -> Config {
@@ -36,6 +45,9 @@ fn config() -> Config {
         ..Config::default()
     };
     let limits = &mut config.limits;
+    limits.clients_max = 64;
+    limits.handshakes_max = 32;
+    limits.links_max = 4;
     limits.filters_max = 64;
     limits.log_bytes_per_filter = 16 * 1024;
     limits.retained_count_max = 64;
@@ -89,6 +101,7 @@ fn malformed_input_neither_stops_nor_swells_a_broker() {
         .unwrap();
     runtime.block_on(async {
         let broker = Arc::new(Broker::start(config()).await.unwrap());
+        fill(&broker).await;
         let warm_up = count / 5;
         run(&broker, seed, warm_up).await;
         let before = settled(&broker).await;
@@ -170,6 +183,28 @@ async fn until(stream: &mut DuplexStream, wanted: &[u8]) -> Vec<u8> {
     read
 }
 
+/// Fills and uses what the broker pools.
+async fn fill(broker: &Broker) {
+    let mut clients = Vec::new();
+    for number in 10..10 + FILL {
+        let mut client = connection(broker);
+        let connect = format!("\x10\x0e\0\x04MQTT\x04\x02\0\0\0\x02{number}");
+        let filter = format!("w{number}");
+        let subscribe = [b"\x82\x08\0\x01\0\x03", filter.as_bytes(), b"\0"].concat();
+        client.write_all(connect.as_bytes()).await.unwrap();
+        client.write_all(&subscribe).await.unwrap();
+        until(&mut client, b"\x90\x03\0\x01\0").await;
+        clients.push(client);
+    }
+    for _ in 0..FILL_MESSAGES {
+        for (client, number) in clients.iter_mut().zip(10..) {
+            let publish = format!("\x30\x06\0\x03w{number}.");
+            client.write_all(publish.as_bytes()).await.unwrap();
+            until(client, publish.as_bytes()).await;
+        }
+    }
+}
+
 /// Plays inputs until there were `count`; a fresh client is served all along.
 async fn run(broker: &Arc<Broker>, seed: u64, count: u64) {
     let played = Arc::new(AtomicU64::new(0));
@@ -194,7 +229,8 @@ async fn run(broker: &Arc<Broker>, seed: u64, count: u64) {
                 if number % LOOK_EVERY < PER_SCRIPT
                     && let Err(what) = serves(&broker, tcp).await
                 {
-                    panic!("after {number} inputs a fresh client is not served: {what}");
+                    let stats = broker.stats();
+                    panic!("after {number} inputs a fresh client is not served: {what}; {stats:?}");
                 }
             }
         });
