@@ -392,13 +392,8 @@ impl RouterLink {
             let Packet::Unsubscribe(unsubscribe, _) = packet else {
                 return false;
             };
-            let goes_there = |before: &Packet| match before {
-                Packet::Publish(publish, _) => unsubscribe
-                    .filters
-                    .iter()
-                    .any(|filter| filter.as_bytes() == publish.topic),
-                _ => false,
-            };
+            let left = |topic: &Bytes| unsubscribe.filters.iter().any(|log| log.as_bytes() == topic);
+            let goes_there = |before: &Packet| matches!(before, Packet::Publish(publish, _) if left(&publish.topic));
             self.outbox.iter().take(at).any(goes_there) || self.tx.buffer().iter().any(goes_there)
         })
     }
@@ -458,16 +453,15 @@ impl RouterLink {
                 Notification::Unschedule => self.wake_due = true,
                 ack @ Notification::DeviceAck(_) => match Option::<Packet>::from(ack) {
                     Some(Packet::SubAck(..)) => return Ok(Incoming::Subscribed),
-                    Some(Packet::PingResp(_)) => match self.fences.checked_sub(1) {
-                        Some(left) => {
-                            self.fences = left;
-                            return Ok(Incoming::Fence);
-                        }
-                        None => {
-                            self.turn = Turn::Free;
-                            self.flush()?;
-                        }
-                    },
+                    Some(Packet::PingResp(_)) if self.fences > 0 => {
+                        self.fences -= 1;
+                        return Ok(Incoming::Fence);
+                    }
+                    // The link's own fence: what had to wait for it may go.
+                    Some(Packet::PingResp(_)) => {
+                        self.turn = Turn::Free;
+                        self.flush()?;
+                    }
                     _ => {}
                 },
                 Notification::Disconnect(..) => return Err(RouterGone),

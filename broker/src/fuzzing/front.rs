@@ -39,6 +39,9 @@ pub enum Door {
     Tcp(SocketAddr),
 }
 
+/// Makes the names of fresh clients differ: several may look at the same time, and must not meet.
+static LOOKS: AtomicU16 = AtomicU16::new(0);
+
 /// Opens a connection that no listener sees. Must be called on a tokio runtime.
 pub fn connection(broker: &Broker) -> DuplexStream {
     let (ours, theirs) = tokio::io::duplex(DUPLEX_BYTES);
@@ -285,8 +288,6 @@ pub async fn serves(broker: &Broker, door: Door) -> Result<(), String> {
     let mut stream = open(broker, door)
         .await
         .map_err(|error| error.to_string())?;
-    // Several may look at the same time, and must not meet.
-    static LOOKS: AtomicU16 = AtomicU16::new(0);
     let name = format!("fresh{:04x}", LOOKS.fetch_add(1, Ordering::Relaxed));
     let name = [b"\0\x09", name.as_bytes()].concat();
     let exchange = async {

@@ -220,7 +220,7 @@ async fn run(broker: &Arc<Broker>, seed: u64, count: u64) {
                     return;
                 }
                 // A quarter comes through the listener: what a socket adds is the same for all bytes.
-                let door = if number / PER_SCRIPT % 4 == 0 {
+                let door = if (number / PER_SCRIPT).is_multiple_of(4) {
                     tcp
                 } else {
                     Door::Inside

@@ -14,6 +14,7 @@ mod decoder;
 mod front;
 mod mutate;
 mod process;
+mod rng;
 mod seeds;
 
 /// How many malformed inputs, and from which seed.

@@ -72,165 +72,216 @@ pub(crate) const PROPERTIES: [&[u8]; 20] = [
     b"\x27\0\0\x04\x00",
 ];
 
+/// Name, MQTT 5, first byte, body up to the property block, the block if there is one, the rest of the body.
+type Row = (
+    &'static str,
+    bool,
+    u8,
+    &'static [u8],
+    Option<&'static [u8]>,
+    &'static [u8],
+);
+
 /// A packet of each kind in each version, plain and with all that it can carry.
-pub(crate) fn seeds() -> Vec<Seed> {
-    let mut seeds = Vec::new();
-    let mut add = |name, v5, first, head: &[u8], properties: Option<&[u8]>, tail: &[u8]| {
-        seeds.push(Seed {
-            name,
-            v5,
-            first,
-            head: head.to_vec(),
-            properties: properties.map(<[u8]>::to_vec),
-            tail: tail.to_vec(),
-        });
-    };
-    let four = b"\0\x04MQTT\x04";
-    let five = b"\0\x04MQTT\x05";
-    let with = |head: &[u8], more: &[u8]| [head, more].concat();
-    add(
+const ROWS: &[Row] = &[
+    (
         "connect-4",
         false,
         0x10,
-        &with(four, b"\x02\0\x3c\0\x02f0"),
+        b"\0\x04MQTT\x04\x02\0\x3c\0\x02f0",
         None,
         b"",
-    );
-    add(
+    ),
+    (
         "connect-4-no-id",
         false,
         0x10,
-        &with(four, b"\x02\0\0\0\0"),
+        b"\0\x04MQTT\x04\x02\0\0\0\0",
         None,
         b"",
-    );
-    let full = b"\xee\0\x3c\0\x02f1\0\x03f/w\0\x02up\0\x01u\0\x02pw";
-    add(
-        "connect-4-will-login",
+    ),
+    (
+        "connect-4-all",
         false,
         0x10,
-        &with(four, full),
+        b"\0\x04MQTT\x04\xee\0\x3c\0\x02f1\0\x03f/w\0\x02up\0\x01u\0\x02pw",
         None,
         b"",
-    );
-    add(
+    ),
+    (
         "connect-5",
         true,
         0x10,
-        &with(five, b"\x02\0\x3c"),
+        b"\0\x04MQTT\x05\x02\0\x3c",
         Some(b""),
         b"\0\x02f2",
-    );
-    let all = b"\x11\0\0\0\x05\x21\0\x08\x27\0\0\x04\0\x22\0\x04\x19\x01\x17\x00\x26\0\x01k\0\x01v";
-    let will = b"\0\x02f3\x17\x18\0\0\0\x01\x01\x01\x02\0\0\0\x3c\x03\0\x01t\x26\0\x01k\0\x01v\0\x03f/w\0\x02up\0\x01u\0\x02pw";
-    add(
+    ),
+    (
         "connect-5-all",
         true,
         0x10,
-        &with(five, b"\xce\0\x3c"),
-        Some(all),
-        will,
-    );
-    let login = b"\x15\0\x05SCRAM\x16\0\x02\x01\x02";
-    add(
+        b"\0\x04MQTT\x05\xce\0\x3c",
+        Some(CONNECT_ALL),
+        WILL_ALL,
+    ),
+    (
         "connect-5-auth",
         true,
         0x10,
-        &with(five, b"\x00\0\0"),
-        Some(login),
+        b"\0\x04MQTT\x05\x00\0\0",
+        Some(b"\x15\0\x05SCRAM\x16\0\x02\x01\x02"),
         b"\0\x02f4",
-    );
-    for (v5, names) in [
-        (
-            false,
-            [
-                "publish-4-0",
-                "publish-4-1",
-                "publish-4-2",
-                "puback-4",
-                "pubrec-4",
-                "pubrel-4",
-                "pubcomp-4",
-                "subscribe-4",
-                "unsubscribe-4",
-            ],
-        ),
-        (
-            true,
-            [
-                "publish-5-0",
-                "publish-5-1",
-                "publish-5-2",
-                "puback-5",
-                "pubrec-5",
-                "pubrel-5",
-                "pubcomp-5",
-                "subscribe-5",
-                "unsubscribe-5",
-            ],
-        ),
-    ] {
-        let block: Option<&[u8]> = v5.then_some(b"");
-        add(names[0], v5, 0x31, b"\0\x03f/0", block, b"payload");
-        add(names[1], v5, 0x32, b"\0\x03f/1\0\x07", block, b"payload");
-        add(names[2], v5, 0x34, b"\0\x03f/2\0\x08", block, b"payload");
-        for (at, first) in [(3, 0x40), (4, 0x50), (5, 0x62), (6, 0x70)] {
-            add(names[at], v5, first, b"\0\x07", None, b"");
-        }
-        let filters = b"\0\x03f/#\x01\0\x03f/+\x02\0\x0c$share/g/f/#\x00";
-        let filters = if v5 {
-            with(filters, b"\0\x03f/1\x2d")
-        } else {
-            filters.to_vec()
-        };
-        add(names[7], v5, 0x82, b"\0\x07", block, &filters);
-        add(names[8], v5, 0xa2, b"\0\x08", block, b"\0\x03f/#\0\x03f/+");
-    }
-    let all = b"\x01\x01\x02\0\0\0\x3c\x03\0\x01t\x08\0\x01r\x09\0\x03\x01\x02\x03\x23\0\x01\x26\0\x01k\0\x01v\x26\0\x01k\0\x01w";
-    add(
+    ),
+    ("publish-4-0", false, 0x31, b"\0\x03f/0", None, b"payload"),
+    (
+        "publish-4-1",
+        false,
+        0x32,
+        b"\0\x03f/1\0\x07",
+        None,
+        b"payload",
+    ),
+    (
+        "publish-4-2",
+        false,
+        0x34,
+        b"\0\x03f/2\0\x08",
+        None,
+        b"payload",
+    ),
+    (
+        "publish-4-long",
+        false,
+        0x30,
+        b"\0\x03f/4",
+        None,
+        &[b'x'; 300],
+    ),
+    (
+        "publish-5-0",
+        true,
+        0x31,
+        b"\0\x03f/0",
+        Some(b""),
+        b"payload",
+    ),
+    (
+        "publish-5-1",
+        true,
+        0x32,
+        b"\0\x03f/1\0\x07",
+        Some(b""),
+        b"payload",
+    ),
+    (
+        "publish-5-2",
+        true,
+        0x34,
+        b"\0\x03f/2\0\x08",
+        Some(b""),
+        b"payload",
+    ),
+    (
         "publish-5-all",
         true,
         0x33,
         b"\0\x03f/3\0\x09",
-        Some(all),
+        Some(PUBLISH_ALL),
         b"payload",
-    );
-    add(
+    ),
+    (
         "publish-5-alias",
         true,
         0x30,
         b"\0\0",
         Some(b"\x23\0\x01"),
         b"payload",
-    );
-    add(
+    ),
+    ("puback-4", false, 0x40, b"\0\x07", None, b""),
+    ("pubrec-4", false, 0x50, b"\0\x07", None, b""),
+    ("pubrel-4", false, 0x62, b"\0\x07", None, b""),
+    ("pubcomp-4", false, 0x70, b"\0\x07", None, b""),
+    ("puback-5", true, 0x40, b"\0\x07", None, b""),
+    (
         "puback-5-reason",
         true,
         0x40,
         b"\0\x07\x10",
         Some(b"\x1f\0\x03why\x26\0\x01k\0\x01v"),
         b"",
-    );
-    add(
+    ),
+    ("pubrec-5", true, 0x50, b"\0\x07\x00", None, b""),
+    ("pubrel-5", true, 0x62, b"\0\x07\x92", Some(b""), b""),
+    ("pubcomp-5", true, 0x70, b"\0\x07", None, b""),
+    (
+        "subscribe-4",
+        false,
+        0x82,
+        b"\0\x07",
+        None,
+        b"\0\x03f/#\x01\0\x03f/+\x02\0\x0c$share/g/f/#\x00",
+    ),
+    (
+        "subscribe-5",
+        true,
+        0x82,
+        b"\0\x07",
+        Some(b""),
+        b"\0\x03f/#\x01\0\x03f/+\x02\0\x0c$share/g/f/#\x00\0\x03f/1\x2d",
+    ),
+    (
         "subscribe-5-id",
         true,
         0x82,
         b"\0\x07",
         Some(b"\x0b\x07\x26\0\x01k\0\x01v"),
         b"\0\x03f/#\x2e",
-    );
-    add("ping", false, 0xc0, b"", None, b"");
-    add("disconnect-4", false, 0xe0, b"", None, b"");
-    add(
+    ),
+    (
+        "unsubscribe-4",
+        false,
+        0xa2,
+        b"\0\x08",
+        None,
+        b"\0\x03f/#\0\x03f/+",
+    ),
+    (
+        "unsubscribe-5",
+        true,
+        0xa2,
+        b"\0\x08",
+        Some(b""),
+        b"\0\x03f/#\0\x03f/+",
+    ),
+    ("ping", false, 0xc0, b"", None, b""),
+    ("disconnect-4", false, 0xe0, b"", None, b""),
+    (
         "disconnect-5",
         true,
         0xe0,
         b"\x04",
         Some(b"\x11\0\0\0\x01\x1f\0\x03why"),
         b"",
-    );
-    add("auth-5", true, 0xf0, b"\x18", Some(b"\x15\0\x05SCRAM"), b"");
-    let long = vec![b'x'; 300];
-    add("publish-4-long", false, 0x30, b"\0\x03f/4", None, &long);
-    seeds
+    ),
+    ("auth-5", true, 0xf0, b"\x18", Some(b"\x15\0\x05SCRAM"), b""),
+];
+
+const CONNECT_ALL: &[u8] =
+    b"\x11\0\0\0\x05\x21\0\x08\x27\0\0\x04\0\x22\0\x04\x19\x01\x17\x00\x26\0\x01k\0\x01v";
+
+/// Client id, the will's properties, topic and payload, user and password.
+const WILL_ALL: &[u8] = b"\0\x02f3\x17\x18\0\0\0\x01\x01\x01\x02\0\0\0\x3c\x03\0\x01t\x26\0\x01k\0\x01v\0\x03f/w\0\x02up\0\x01u\0\x02pw";
+
+const PUBLISH_ALL: &[u8] = b"\x01\x01\x02\0\0\0\x3c\x03\0\x01t\x08\0\x01r\x09\0\x03\x01\x02\x03\x23\0\x01\x26\0\x01k\0\x01v\x26\0\x01k\0\x01w";
+
+pub(crate) fn seeds() -> Vec<Seed> {
+    let seed = |&(name, v5, first, head, properties, tail): &Row| Seed {
+        name,
+        v5,
+        first,
+        head: head.to_vec(),
+        properties: properties.map(<[u8]>::to_vec),
+        tail: tail.to_vec(),
+    };
+    ROWS.iter().map(seed).collect()
 }

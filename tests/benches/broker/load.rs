@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::contestant::Contestant;
-use crate::process;
+use crate::contestant::{Contestant, on_processor};
 use crate::wire::{self, Incoming, PacketReader, Qos};
 
 /// Bytes of a payload, the head included.
@@ -115,14 +114,16 @@ pub(crate) fn run(
     let (before, broker, own) = (
         client.tally.received,
         contestant.cpu()?,
-        process::cpu(std::process::id())?,
+        on_processor(std::process::id())?,
     );
     let started = Instant::now();
     client.drive(started + measured)?;
     let elapsed = started.elapsed().as_secs_f64();
     let delivered = (client.tally.received - before) as f64;
-    let broker = (contestant.cpu()? - broker).as_secs_f64();
-    let own = (process::cpu(std::process::id())? - own).as_secs_f64();
+    let broker = contestant.cpu()?.saturating_sub(broker).as_secs_f64();
+    let own = on_processor(std::process::id())?
+        .saturating_sub(own)
+        .as_secs_f64();
     client.drain()?;
     Ok(Run {
         per_second: delivered / elapsed,

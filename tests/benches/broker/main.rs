@@ -5,19 +5,13 @@
 //! - `contestant`: the brokers, each a process of its own; `stock` is rumqttd as its own program would be;
 //! - `outcome`: goals, tables, JSON.
 //!
-//! `tests/benches/run-broker` builds the programs and names them in the environment. What MQTT the client speaks,
-//! tables and processor times are those of the other benchmarks, in `../load`.
+//! `tests/benches/run-broker` builds the programs and names them in the environment. What MQTT the client speaks
+//! and how tables look is as in the other benchmarks, in `../load`.
 
 mod contestant;
 mod idle;
 mod load;
 mod outcome;
-#[allow(
-    dead_code,
-    reason = "shared with the other benchmarks, which use all of it"
-)]
-#[path = "../load/process.rs"]
-mod process;
 #[allow(
     dead_code,
     reason = "shared with the other benchmarks, which use all of it"
