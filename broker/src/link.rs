@@ -173,6 +173,11 @@ impl LinkPublisher {
         &self.name
     }
 
+    /// The number under which its messages are known to be its own.
+    pub(crate) fn origin(&self) -> u32 {
+        self.lock().publisher.origin()
+    }
+
     /// Publishes a message. It waits while subscribers that keep pace are catching up, at most a quarter of a second
     /// at a time; when it returns, the message is on its way to all subscribers and, if retained, kept.
     ///
@@ -260,6 +265,8 @@ impl Lane {
         match self.publisher.publish(link, &publish.topic, &draft) {
             Published::Accepted { .. } => {
                 hub.counters.messages_in.bump();
+                let bytes = publish.payload.len() as u64;
+                hub.counters.payload_bytes_in.add(bytes);
                 Ok(())
             }
             Published::Denied | Published::InvalidTopic => {
@@ -287,6 +294,7 @@ pub struct SubscribeOptions {
     qos: QoS,
     no_local: bool,
     retain_as_published: bool,
+    no_retained: bool,
 }
 
 impl SubscribeOptions {
@@ -309,6 +317,13 @@ impl SubscribeOptions {
     #[must_use]
     pub fn retain_as_published(mut self) -> Self {
         self.retain_as_published = true;
+        self
+    }
+
+    /// Leaves the retained messages out that are there already.
+    #[must_use]
+    pub fn no_retained(mut self) -> Self {
+        self.no_retained = true;
         self
     }
 }
@@ -364,6 +379,7 @@ impl LinkReceiver {
         if options.no_local && wanted.group.is_some() {
             return Err(LinkError::SharedNoLocal(filter.to_owned()));
         }
+        let no_retained = options.no_retained;
         let options = Options {
             qos: options.qos,
             no_local: options.no_local,
@@ -389,7 +405,9 @@ impl LinkReceiver {
                 self.early.push_back(selected);
             }
         }
-        if let Some(inbox) = self.inbox.as_mut() {
+        if let Some(inbox) = self.inbox.as_mut()
+            && !no_retained
+        {
             inbox.send_retained(key);
         }
         Ok(())
@@ -412,17 +430,24 @@ impl LinkReceiver {
     pub async fn recv(&mut self) -> Option<Message> {
         loop {
             if let Some(message) = self.ready() {
-                self.hub.counters.messages_out.bump();
+                self.count(std::slice::from_ref(&message));
                 return Some(message);
             }
             let incoming = self.next_incoming().await?;
             if let Some(selected) = self.accept(incoming)
                 && let Some(message) = self.hand_out(&selected)
             {
-                self.hub.counters.messages_out.bump();
+                self.count(std::slice::from_ref(&message));
                 return Some(message);
             }
         }
+    }
+
+    fn count(&self, messages: &[Message]) {
+        let bytes = messages.iter().map(|message| message.payload.len() as u64);
+        let counters = &self.hub.counters;
+        counters.payload_bytes_out.add(bytes.sum());
+        counters.messages_out.add(messages.len() as u64);
     }
 
     /// Waits for a message and appends it and those that are there with it to `batch`, `max` in all. Returns their
@@ -435,6 +460,7 @@ impl LinkReceiver {
             return 0;
         };
         batch.push(first);
+        let from = batch.len();
         let mut count = 1;
         while count < max {
             if let Some(message) = self.try_take() {
@@ -444,7 +470,7 @@ impl LinkReceiver {
                 break;
             }
         }
-        self.hub.counters.messages_out.add(count as u64 - 1);
+        self.count(batch.get(from..).unwrap_or_default());
         count
     }
 
@@ -532,6 +558,7 @@ impl LinkReceiver {
             payload,
             qos: envelope.qos().min(terms.qos),
             retain: *stored || (terms.retain_as_published && envelope.retain()),
+            deadline: envelope.deadline(),
             raw_properties,
         })
     }

@@ -12,7 +12,7 @@ pub enum QoS {
     AtMostOnce = 0,
     /// Acknowledged; may arrive twice.
     AtLeastOnce = 1,
-    /// Taken from publishers as such; delivered at [`QoS::AtLeastOnce`].
+    /// Acknowledged in two steps; arrives once.
     ExactlyOnce = 2,
 }
 
@@ -103,6 +103,8 @@ pub struct Message {
     /// True for a message from the retained store, false for a live one unless the subscription asks for the
     /// publisher's flag.
     pub retain: bool,
+    /// The second of the broker's clock after which the message is worthless.
+    pub(crate) deadline: Option<u32>,
     pub(crate) raw_properties: Bytes,
 }
 
@@ -271,6 +273,16 @@ impl Envelope {
     /// What the message weighs in a store.
     pub(crate) fn weight(&self) -> usize {
         self.topic.len() + self.body.len()
+    }
+
+    /// A message that no connection of this run has published.
+    pub(crate) fn stored(topic: &str, draft: &Draft<'_>) -> Self {
+        let (meta, body) = draft.seal();
+        Self {
+            meta,
+            topic: tag_topic(u32::MAX, 0, topic),
+            body,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
 use bytes::Bytes;
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 use tracing::debug;
@@ -28,6 +28,8 @@ pub(crate) struct Publisher {
     hub: Arc<Hub>,
     access: Access,
     origin: u32,
+    /// The least stamp of what is queued and not flushed.
+    announced: Arc<AtomicU64>,
     routes: HashMap<Box<str>, Route>,
     /// Channels with readers that this publisher waits for.
     lagging: Vec<Arc<Channel>>,
@@ -58,6 +60,7 @@ pub(crate) enum Published {
 impl Publisher {
     pub(crate) fn new(hub: Arc<Hub>, access: Access, origin: u32) -> Self {
         Self {
+            announced: hub.subscriptions.register_publisher(),
             hub,
             access,
             origin,
@@ -67,17 +70,28 @@ impl Publisher {
         }
     }
 
+    pub(crate) fn origin(&self) -> u32 {
+        self.origin
+    }
+
     pub(crate) fn access(&self) -> &Access {
         &self.access
     }
 
-    /// Queues a publication on `link`; the caller flushes it.
+    /// Replaces what this publisher may do.
+    pub(crate) fn set_access(&mut self, access: Access) {
+        self.access = access;
+        self.routes.clear();
+    }
+
+    /// Queues a publication on `link`, which is always the same; the caller flushes it before it waits for anything.
     pub(crate) fn publish(
         &mut self,
         link: &mut RouterLink,
         name: &str,
         draft: &Draft<'_>,
     ) -> Published {
+        link.announce(|| self.hub.subscriptions.announce(&self.announced));
         // In this order: a message's stamp says that the subscriptions in force by then were seen.
         let stamp = self.hub.subscriptions.stamp();
         let generation = self.hub.subscriptions.generation();
@@ -187,6 +201,12 @@ impl Publisher {
             return behind;
         }
         true
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.hub.subscriptions.forget_publisher(&self.announced);
     }
 }
 

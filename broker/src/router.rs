@@ -9,11 +9,10 @@
 //! - QoS above 0 has a fixed window, insists on ordered acknowledgements, and raises publications to the
 //!   subscription's QoS. So everything passes through it at QoS 0, and QoS is the front's business. A message's own
 //!   data ride in its MQTT 5 properties, of which the router copies these without allocating.
-//! - A publication takes a waiting reader's request off its log, and hands it back after the last packet of that go. An
-//!   unsubscription in between misses the request, which then lives on beside the reader's next one: messages come twice,
-//!   and a build with debug assertions stops. So [`RouterLink::flush`] lets no link publish to a log and leave it in one go.
 //! - It takes all that waits on a link in one go. So packets that were queued together are dealt with together, and
 //!   either all or none of them come before those of another link.
+//! - A link that publishes to a log which it reads, and unsubscribes in the same go, keeps a read request that nobody
+//!   knows of: the next subscription gets everything twice. So an UNSUBSCRIBE goes before all publications that wait.
 //! - A send to it can block while its channel of 1,000 events is full, but its thread never waits for a link, so that
 //!   such a wait lasts one turn of its loop. A link has one event under way at most, whatever the number of packets.
 
@@ -122,6 +121,26 @@ impl Hold {
     }
 }
 
+/// Says which stamps may be under way to the router: this one and later ones.
+#[derive(Debug)]
+pub(crate) struct Announcement(Arc<AtomicU64>);
+
+/// What a publisher's cell holds while nothing is under way.
+pub(crate) const NOTHING: u64 = u64::MAX;
+
+impl Announcement {
+    pub(crate) fn new(cell: &Arc<AtomicU64>, stamp: u64) -> Self {
+        cell.store(stamp, Ordering::SeqCst);
+        Self(Arc::clone(cell))
+    }
+}
+
+impl Drop for Announcement {
+    fn drop(&mut self) {
+        self.0.store(NOTHING, Ordering::SeqCst);
+    }
+}
+
 impl Drop for Hold {
     fn drop(&mut self) {
         self.0.holds.fetch_sub(1, Ordering::AcqRel);
@@ -158,8 +177,13 @@ impl Router {
     /// Takes a free router of the right shape, or starts one.
     pub(crate) fn obtain(limits: &Limits) -> Arc<Self> {
         let shape = Shape {
-            // A client that leaves gives its link back a moment later: the slack bridges that moment.
-            links_max: limits.clients_max + limits.links_max + limits.handshakes_max,
+            // A client that leaves gives its link back a moment later: the slack bridges that moment. The $SYS topics
+            // have one.
+            links_max: limits.clients_max
+                + limits.absent_sessions_max
+                + limits.links_max
+                + limits.handshakes_max
+                + 1,
             log_bytes: limits.log_bytes_per_filter,
         };
         let mut routers = lock(&ROUTERS);
@@ -219,10 +243,10 @@ impl Router {
             tx,
             rx,
             outbox: VecDeque::new(),
+            endings: Vec::new(),
             holds: Vec::new(),
+            announcement: None,
             wake_due: false,
-            fences: 0,
-            turn: Turn::Free,
         })
     }
 
@@ -265,21 +289,13 @@ pub(crate) struct RouterLink {
     tx: LinkTx,
     rx: LinkRx,
     outbox: VecDeque<Packet>,
+    /// UNSUBSCRIBE packets, to go before what waits already.
+    endings: Vec<Unsubscribe>,
     /// What packets in the outbox hold until they have been handed over.
     holds: Vec<Hold>,
+    announcement: Option<Announcement>,
     /// The router has stopped sending until it is woken; kept here so that a cancelled wait forgets nothing.
     wake_due: bool,
-    /// Fences of the caller that were handed over and not answered.
-    fences: usize,
-    turn: Turn,
-}
-
-/// Whether packets may be handed over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    Free,
-    /// Only after the router has answered a fence of the link's own, the last packet that was handed over.
-    Awaited,
 }
 
 impl fmt::Debug for RouterLink {
@@ -324,6 +340,11 @@ impl RouterLink {
         self.holds.push(hold);
     }
 
+    /// Announces, until the next flush, what is going to be queued. There is one publisher to a link.
+    pub(crate) fn announce(&mut self, announcement: impl FnOnce() -> Announcement) {
+        self.announcement.get_or_insert_with(announcement);
+    }
+
     pub(crate) fn queue_subscribe(&mut self, log: &Log, slot: usize) {
         let filter = Filter {
             path: log.filter(),
@@ -350,61 +371,30 @@ impl RouterLink {
             pkid: 1,
             filters: vec![log.filter()],
         };
-        self.outbox
-            .push_back(Packet::Unsubscribe(unsubscribe, None));
+        if !put_behind_subscribe(&mut self.outbox, &unsubscribe) {
+            self.endings.push(unsubscribe);
+        }
     }
 
     pub(crate) fn queue_fence(&mut self) {
         self.outbox.push_back(Packet::PingReq(PingReq));
     }
 
-    /// Hands the queued packets over, all at once; from an unsubscription on that must not go with what is before it,
-    /// later, as [`RouterLink::next`] is called.
+    /// Hands the queued packets over, all at once.
     pub(crate) fn flush(&mut self) -> Result<(), RouterGone> {
-        if self.turn == Turn::Awaited {
-            return Ok(());
-        }
-        let later = match self.unsafe_leave() {
-            Some(at) => {
-                let later = self.outbox.split_off(at);
-                self.outbox.push_back(Packet::PingReq(PingReq));
-                self.turn = Turn::Awaited;
-                later
-            }
-            None => VecDeque::new(),
-        };
-        let fences = self
-            .outbox
-            .iter()
-            .filter(|packet| matches!(packet, Packet::PingReq(_)));
-        self.fences += fences.count() - usize::from(self.turn == Turn::Awaited);
         let handed_over = self.hand_over();
-        self.outbox = later;
-        if self.outbox.is_empty() {
-            self.holds.clear();
-        }
+        self.holds.clear();
+        self.announcement = None;
         handed_over
     }
 
-    /// Where in the outbox a log is left to which a publication goes that the router may take in the same go.
-    fn unsafe_leave(&self) -> Option<usize> {
-        self.outbox.iter().enumerate().position(|(at, packet)| {
-            let Packet::Unsubscribe(unsubscribe, _) = packet else {
-                return false;
-            };
-            let left = |topic: &Bytes| unsubscribe.filters.iter().any(|log| log.as_bytes() == topic);
-            let goes_there = |before: &Packet| matches!(before, Packet::Publish(publish, _) if left(&publish.topic));
-            self.outbox.iter().take(at).any(goes_there) || self.tx.buffer().iter().any(goes_there)
-        })
-    }
-
     fn hand_over(&mut self) -> Result<(), RouterGone> {
-        if self.outbox.is_empty() {
+        if self.outbox.is_empty() && self.endings.is_empty() {
             return Ok(());
         }
         // Sending adds a packet and wakes the router, which may have taken the others by then. So the packet sent is
         // none of them, unless there is only one.
-        let only = if self.outbox.len() == 1 {
+        let only = if self.outbox.len() == 1 && self.endings.is_empty() {
             self.outbox.pop_back()
         } else {
             None
@@ -414,6 +404,11 @@ impl RouterLink {
             // What lies there was announced and will be fetched together with what is added now. A router that has
             // stopped fetches nothing: past the mark it is told again, which fails if it is gone.
             let announced = !buffer.is_empty() && buffer.len() < 2 * BACKLOG_MAX;
+            for ending in self.endings.drain(..) {
+                if !put_behind_subscribe(&mut buffer, &ending) {
+                    buffer.push_front(Packet::Unsubscribe(ending, None));
+                }
+            }
             buffer.extend(self.outbox.drain(..));
             if announced {
                 buffer.extend(only);
@@ -430,7 +425,7 @@ impl RouterLink {
 
     /// Packets that the router has not fetched.
     pub(crate) fn backlog(&self) -> usize {
-        self.tx.buffer().len() + self.outbox.len()
+        self.tx.buffer().len()
     }
 
     /// The next thing from the router. Cancel-safe.
@@ -453,15 +448,7 @@ impl RouterLink {
                 Notification::Unschedule => self.wake_due = true,
                 ack @ Notification::DeviceAck(_) => match Option::<Packet>::from(ack) {
                     Some(Packet::SubAck(..)) => return Ok(Incoming::Subscribed),
-                    Some(Packet::PingResp(_)) if self.fences > 0 => {
-                        self.fences -= 1;
-                        return Ok(Incoming::Fence);
-                    }
-                    // The link's own fence: what had to wait for it may go.
-                    Some(Packet::PingResp(_)) => {
-                        self.turn = Turn::Free;
-                        self.flush()?;
-                    }
+                    Some(Packet::PingResp(_)) => return Ok(Incoming::Fence),
                     _ => {}
                 },
                 Notification::Disconnect(..) => return Err(RouterGone),
@@ -476,6 +463,22 @@ impl RouterLink {
     pub(crate) fn try_next(&mut self) -> Result<Option<Incoming>, RouterGone> {
         self.next().now_or_never().transpose()
     }
+}
+
+/// Puts an UNSUBSCRIBE right behind the last SUBSCRIBE of the same log; false if there is none.
+fn put_behind_subscribe(packets: &mut VecDeque<Packet>, ending: &Unsubscribe) -> bool {
+    let of_same_log = |packet: &Packet| match packet {
+        Packet::Subscribe(subscribe, _) => subscribe
+            .filters
+            .iter()
+            .any(|filter| ending.filters.contains(&filter.path)),
+        _ => false,
+    };
+    let Some(at) = packets.iter().rposition(of_same_log) else {
+        return false;
+    };
+    packets.insert(at + 1, Packet::Unsubscribe(ending.clone(), None));
+    true
 }
 
 /// A packet that the router takes and does nothing about.

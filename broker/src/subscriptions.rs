@@ -9,7 +9,7 @@
 use crate::{
     filters::Filters,
     message::Envelope,
-    router::{Log, Router},
+    router::{Announcement, Log, NOTHING, Router},
     share::Group,
     topic::Wanted,
 };
@@ -42,6 +42,8 @@ pub(crate) struct Subscriptions {
     /// Grows with every subscription that comes into force; see [`crate::inbox`] for what it is good for.
     stamp: AtomicU64,
     count: AtomicUsize,
+    /// For each publisher the least stamp of what it has not handed to the router yet.
+    publishing: RwLock<Vec<Arc<AtomicU64>>>,
     table: RwLock<Table>,
 }
 
@@ -101,6 +103,10 @@ pub(crate) struct Subscriber {
     /// Its readers that are behind.
     behind: AtomicUsize,
     absent: AtomicBool,
+    /// What it has taken is about to overflow its queue: it counts as lagging, whatever its logs say.
+    pressed: AtomicBool,
+    /// Told when publishers give up on it.
+    given_up: Notify,
 }
 
 /// One subscriber's place at a filter.
@@ -119,6 +125,7 @@ impl Subscriptions {
             generation: AtomicU64::new(0),
             stamp: AtomicU64::new(0),
             count: AtomicUsize::new(0),
+            publishing: RwLock::default(),
             table: RwLock::default(),
         }
     }
@@ -127,9 +134,42 @@ impl Subscriptions {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// The stamp of a message published now: to be read before [`Subscriptions::generation`].
+    /// The stamp of a message published now: to be read after an announcement, before [`Subscriptions::generation`].
     pub(crate) fn stamp(&self) -> u64 {
-        self.stamp.load(Ordering::Acquire)
+        self.stamp.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn register_publisher(&self) -> Arc<AtomicU64> {
+        let cell = Arc::new(AtomicU64::new(NOTHING));
+        self.publishing
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::clone(&cell));
+        cell
+    }
+
+    pub(crate) fn forget_publisher(&self, cell: &Arc<AtomicU64>) {
+        self.publishing
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|other| !Arc::ptr_eq(other, cell));
+    }
+
+    /// Says that the publisher begins to queue messages, with the present stamp or a later one.
+    pub(crate) fn announce(&self, cell: &Arc<AtomicU64>) -> Announcement {
+        Announcement::new(cell, self.stamp())
+    }
+
+    /// Whether all messages with stamps below `stamp` have been handed to the router. A publisher whose announcement is
+    /// not seen here reads its stamps after this, and finds none below.
+    pub(crate) fn is_settled(&self, stamp: u64) -> bool {
+        let publishing = self
+            .publishing
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        publishing
+            .iter()
+            .all(|cell| cell.load(Ordering::SeqCst) >= stamp)
     }
 
     /// Notes that the router has put a subscription in force. Messages with the stamp returned, or a later one, reach it.
@@ -137,7 +177,7 @@ impl Subscriptions {
         if let Some(group) = &seat.group {
             group.put_in_force(&seat.channel);
         }
-        self.stamp.fetch_add(1, Ordering::AcqRel) + 1
+        self.stamp.fetch_add(1, Ordering::SeqCst) + 1
     }
 
     /// The number of subscriptions.
@@ -314,6 +354,11 @@ impl Channel {
         lags
     }
 
+    /// Has publishers look at the readers, of which one fills its queue.
+    pub(crate) fn press(&self) {
+        self.congested.store(true, Ordering::Relaxed);
+    }
+
     /// Waits until a reader that lagged has caught up. It may miss that, so that callers look again after a while.
     pub(crate) async fn room(&self) {
         self.room.notified().await;
@@ -365,6 +410,9 @@ impl Channel {
 
 impl Reader {
     pub(crate) fn lag(&self, log: &Log) -> u64 {
+        if self.subscriber.pressed.load(Ordering::Relaxed) {
+            return u64::MAX;
+        }
         log.sent_bytes()
             .saturating_sub(self.done_bytes.load(Ordering::Relaxed))
     }
@@ -405,11 +453,23 @@ impl Subscriber {
             slow_until_ms: AtomicU64::new(0),
             behind: AtomicUsize::new(0),
             absent: AtomicBool::new(false),
+            pressed: AtomicBool::new(false),
+            given_up: Notify::new(),
         }
     }
 
     pub(crate) fn set_absent(&self, absent: bool) {
         self.absent.store(absent, Ordering::Relaxed);
+    }
+
+    /// Has publishers wait for this subscriber. The channels have to be told: [`Channel::press`].
+    pub(crate) fn set_pressed(&self, pressed: bool) {
+        self.pressed.store(pressed, Ordering::Relaxed);
+    }
+
+    /// Waits until publishers give up on this subscriber; at once if they did since the last time.
+    pub(crate) async fn given_up(&self) {
+        self.given_up.notified().await;
     }
 
     pub(crate) fn is_absent(&self) -> bool {
@@ -435,6 +495,7 @@ impl Subscriber {
     fn mark_slow(&self) {
         let until_ms = self.elapsed_ms().saturating_add(SLOW_MIN_MS);
         self.slow_until_ms.store(until_ms, Ordering::Relaxed);
+        self.given_up.notify_one();
     }
 
     fn elapsed_ms(&self) -> u64 {

@@ -106,7 +106,7 @@ fn expiry_and_alias_are_taken_out_of_the_properties() {
         panic!()
     };
     assert_eq!(publish.expiry_s, Some(9));
-    assert!(publish.topic_alias);
+    assert_eq!(publish.topic_alias, Some(1));
     assert_eq!(
         publish.properties.as_slice(),
         [0x01, 0x01, 0x26, 0, 1, b'k', 0, 1, b'v']
@@ -137,7 +137,8 @@ proptest! {
     #[test]
     fn a_delivery_names_all_its_subscriptions(ids in prop::collection::vec(1u32..268_435_455, 0..5)) {
         let delivery = Delivery {
-            topic: b"t", qos: QoS::AtMostOnce, retain: false, packet_id: 0, properties: b"", expiry_s: None, subscription_ids: &ids, payload: b"",
+            topic: b"t", topic_alias: None, qos: QoS::AtMostOnce, dup: false, retain: false, packet_id: 0, properties: b"",
+            expiry_s: None, subscription_ids: &ids, payload: b"",
         };
         let mut out = BytesMut::new();
         put_publish(&mut out, Version::V5, &delivery);
@@ -164,14 +165,17 @@ proptest! {
     #[test]
     fn a_delivery_decodes_to_itself(
         payload in prop::collection::vec(any::<u8>(), 0..300),
-        qos in 0u8..2,
+        qos in 0u8..3,
         retain in any::<bool>(),
+        dup in any::<bool>(),
+        alias in prop::option::of(1u16..),
         v5 in any::<bool>(),
     ) {
         let version = if v5 { Version::V5 } else { Version::V4 };
         let qos = QoS::from_bits(qos).unwrap();
         let delivery = Delivery {
-            topic: b"a/b", qos, retain, packet_id: 7, properties: b"\x01\x01", expiry_s: Some(3), subscription_ids: &[], payload: &payload,
+            topic: b"a/b", topic_alias: alias, qos, dup: dup && qos != QoS::AtMostOnce, retain, packet_id: 7, properties: b"\x01\x01",
+            expiry_s: Some(3), subscription_ids: &[], payload: &payload,
         };
         let mut out = BytesMut::new();
         put_publish(&mut out, version, &delivery);
@@ -180,5 +184,7 @@ proptest! {
         prop_assert_eq!(publish.topic, "a/b");
         prop_assert_eq!((publish.qos, publish.retain, publish.payload), (qos, retain, &payload[..]));
         prop_assert_eq!(publish.expiry_s, v5.then_some(3));
+        prop_assert_eq!(publish.topic_alias, alias.filter(|_| v5));
+        prop_assert_eq!(out[0] & 0b1000 != 0, delivery.dup);
     }
 }

