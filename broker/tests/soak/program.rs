@@ -15,7 +15,7 @@ allow_anonymous = true
 sys_interval = "1s"
 [limits]
 clients_max = 100
-handshakes_max = 26
+handshakes_max = 50
 links_max = 4
 write_timeout = "5s"
 absent_sessions_max = 64
