@@ -202,6 +202,11 @@ impl Broker {
         Link::new(&self.hub, client_id)
     }
 
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
     /// What the broker has done since it started.
     pub fn stats(&self) -> Stats {
         self.hub.stats()

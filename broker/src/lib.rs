@@ -41,6 +41,9 @@ mod broker;
 mod codec;
 mod config;
 mod filters;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hub;
 mod inbox;
 mod link;

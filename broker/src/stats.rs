@@ -112,6 +112,8 @@ counters! {
     websocket_errors,
     /// CONNECT refused: the limit on clients was reached.
     refused_clients,
+    /// CONNECT refused: the router had no link for the client in time.
+    refused_links,
     /// CONNECT refused: unknown user or wrong password.
     refused_password,
     /// CONNECT refused: the name in the certificate cannot be used, or the user name is another one.

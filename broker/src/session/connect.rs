@@ -13,7 +13,7 @@ use crate::{
     codec::{self, Accepted, ConnAck, Connect, DecodeError, Framed, Version, reason},
     hub::Hub,
     message::QoS,
-    router::RouterLink,
+    router::{ConnectError, RouterLink},
     topic,
     transport::HandshakePlace,
 };
@@ -434,17 +434,26 @@ async fn open(mut newcomer: Box<Newcomer>, ticket: Ticket, hub: &Arc<Hub>) {
     hub.tasks.spawn(session.run(connection, ticket));
 }
 
+/// Takes a link, if need be one that a client that has just left is giving back: under a storm of short connections more
+/// of them are on their way back than there is slack for.
 async fn obtain_link(hub: &Arc<Hub>) -> Option<RouterLink> {
-    if let Some(link) = hub.router.idle_link() {
-        return Some(link);
-    }
-    let router = Arc::clone(&hub.router);
-    match tokio::task::spawn_blocking(move || router.link()).await {
-        Ok(Ok(link)) => Some(link),
-        Ok(Err(error)) => {
-            warn!(%error, "a client cannot be served");
-            None
+    let obtaining = async {
+        loop {
+            if let Some(link) = hub.router.idle_link() {
+                return Some(link);
+            }
+            let router = Arc::clone(&hub.router);
+            match tokio::task::spawn_blocking(move || router.link()).await {
+                Ok(Ok(link)) => return Some(link),
+                Ok(Err(ConnectError::Full(_))) => hub.router.released().await,
+                Ok(Err(ConnectError::Gone(_))) | Err(_) => return None,
+            }
         }
-        Err(_) => None,
+    };
+    let link = tokio::time::timeout(SETTLE_TIMEOUT, obtaining).await;
+    if !matches!(link, Ok(Some(_))) {
+        hub.counters.refused_links.bump();
+        warn!("a client cannot be served: the router has no link for it");
     }
+    link.ok().flatten()
 }
