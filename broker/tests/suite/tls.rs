@@ -33,7 +33,7 @@ async fn mqtt_over_tls() {
         assert_eq!(client.subscribe(&[("#", 0)]).await, [0]);
         // Longer than a TLS record and than the buffers on the way.
         let payload: Vec<u8> = (0..200_000u32)
-            .flat_map(|n| n.to_be_bytes())
+            .flat_map(u32::to_be_bytes)
             .take(200_000)
             .collect();
         for round in 0..5u8 {
