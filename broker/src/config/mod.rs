@@ -469,6 +469,7 @@ impl Config {
 }
 
 impl Limits {
+    #[expect(clippy::too_many_lines, reason = "one line for each limit")]
     fn validate(&self) -> Result<(), ConfigError> {
         const DAY_MS: u128 = 86_400_000;
         let ranges: [(&'static str, u128, u128, u128); 23] = [
@@ -559,7 +560,7 @@ impl Limits {
                 "session_expiry_max (ms)",
                 self.session_expiry_max.as_millis(),
                 0,
-                4294967294000,
+                4_294_967_294_000,
             ),
             (
                 "queue_bytes_max",
@@ -567,18 +568,23 @@ impl Limits {
                 4096,
                 1_073_741_824,
             ),
-            ("queue_count_max", self.queue_count_max as u128, 1, 1_000_000),
+            (
+                "queue_count_max",
+                self.queue_count_max as u128,
+                1,
+                1_000_000,
+            ),
             (
                 "queue_age_max (ms)",
                 self.queue_age_max.as_millis(),
                 1000,
-                4294967294000,
+                4_294_967_294_000,
             ),
             (
                 "queue_bytes_total_max",
                 self.queue_bytes_total_max as u128,
                 4096,
-                1099511627776,
+                1 << 40,
             ),
         ];
         match ranges
