@@ -423,6 +423,12 @@ impl RouterLink {
         }
     }
 
+    /// Whether the router has fetched all that was handed over: only then what is handed over next comes to it behind
+    /// what other links have handed over by now. Otherwise it rides on an earlier wake-up, which may stand before theirs.
+    pub(crate) fn is_fetched(&self) -> bool {
+        self.backlog() == 0
+    }
+
     /// Packets that the router has not fetched.
     pub(crate) fn backlog(&self) -> usize {
         self.tx.buffer().len()

@@ -78,7 +78,7 @@ impl Inbox {
         };
         let key = slot.key;
         // What is held or not settled now may come to the router behind the mark.
-        let mut last = !slot.channel().log.is_held();
+        let mut last = !slot.channel().log.is_held() && link.is_fetched();
         put(link, slot.channel(), &mark);
         if let Some(at) = self.ghosts.iter().position(|ghost| ghost.key == key) {
             let heirs: Vec<&Slot> = self.ghosts[at]
@@ -89,7 +89,7 @@ impl Inbox {
             last = heirs.iter().all(|heir| {
                 let settled = |from| self.hub.subscriptions.is_settled(from);
                 heir.in_force_from.is_some_and(settled)
-            });
+            }) && link.is_fetched();
             if last {
                 for heir in heirs {
                     put(link, heir.channel(), &mark);
