@@ -93,7 +93,7 @@ impl Link {
         };
         let receiver = LinkReceiver {
             name,
-            inbox: Some(Inbox::new(Arc::clone(hub), origin)),
+            inbox: Some(Inbox::new(Arc::clone(hub), origin, false)),
             link: Lease::take(hub)?,
             early: VecDeque::new(),
             hub: Arc::clone(hub),

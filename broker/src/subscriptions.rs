@@ -97,6 +97,8 @@ pub(crate) struct Reader {
 pub(crate) struct Subscriber {
     /// The number that marks what it publishes itself.
     pub(crate) id: u32,
+    /// It takes whatever its logs have, as soon as publishers have given up on it, and decides itself what to drop.
+    drains: bool,
     started: Instant,
     /// Milliseconds after `started` until which it counts as slow at least; zero while it does not.
     slow_until_ms: AtomicU64,
@@ -382,14 +384,20 @@ impl Channel {
         marked
     }
 
-    /// The greatest lag of a reader that is not slow.
+    /// The greatest lag of a reader that is waited for. A slow one that drains its logs is given the moment that its
+    /// task needs for that, whatever waits behind it: else the log would lose what its queue has room for.
     fn lag(&self) -> u64 {
         let readers = self.readers.read().unwrap_or_else(PoisonError::into_inner);
-        let waited_for = readers.iter().filter(|reader| !reader.subscriber.is_slow());
-        waited_for
-            .map(|reader| reader.lag(&self.log))
-            .max()
-            .unwrap_or(0)
+        let lags = readers.iter().filter_map(|reader| {
+            if !reader.subscriber.is_slow() {
+                Some(reader.lag(&self.log))
+            } else if reader.subscriber.drains {
+                Some(reader.untaken(&self.log))
+            } else {
+                None
+            }
+        });
+        lags.max().unwrap_or(0)
     }
 
     fn add(&self, reader: &Arc<Reader>) {
@@ -413,6 +421,10 @@ impl Reader {
         if self.subscriber.pressed.load(Ordering::Relaxed) {
             return u64::MAX;
         }
+        self.untaken(log)
+    }
+
+    fn untaken(&self, log: &Log) -> u64 {
         log.sent_bytes()
             .saturating_sub(self.done_bytes.load(Ordering::Relaxed))
     }
@@ -422,9 +434,12 @@ impl Reader {
         self.done_bytes.fetch_add(weight, Ordering::Relaxed);
         let behind = self.behind.load(Ordering::Relaxed);
         let awaited = channel.congested.load(Ordering::Relaxed);
-        if (behind || awaited) && channel.is_low(self.lag(&channel.log)) {
-            self.caught_up();
-            if awaited {
+        if (behind || awaited) && channel.is_low(self.untaken(&channel.log)) {
+            let pressed = self.subscriber.pressed.load(Ordering::Relaxed);
+            if !pressed {
+                self.caught_up();
+            }
+            if awaited && (!pressed || self.subscriber.is_slow()) {
                 channel.room.notify_waiters();
             }
         }
@@ -446,9 +461,10 @@ impl Reader {
 }
 
 impl Subscriber {
-    pub(crate) fn new(id: u32) -> Self {
+    pub(crate) fn new(id: u32, drains: bool) -> Self {
         Self {
             id,
+            drains,
             started: Instant::now(),
             slow_until_ms: AtomicU64::new(0),
             behind: AtomicUsize::new(0),
@@ -509,7 +525,7 @@ mod tests {
 
     #[test]
     fn a_slow_subscriber_is_waited_for_again_once_it_has_caught_up_and_some_time_has_passed() {
-        let subscriber = Subscriber::new(1);
+        let subscriber = Subscriber::new(1, false);
         assert!(!subscriber.is_slow());
         subscriber.behind.store(1, Ordering::Relaxed);
         subscriber.mark_slow();

@@ -173,11 +173,12 @@ impl Slot {
 }
 
 impl Inbox {
-    /// An inbox for whoever publishes with the origin `id`.
-    pub(crate) fn new(hub: Arc<Hub>, id: u32) -> Self {
+    /// An inbox for whoever publishes with the origin `id`. Who says that it `drains` takes all there is whenever publishers
+    /// have given up on it.
+    pub(crate) fn new(hub: Arc<Hub>, id: u32, drains: bool) -> Self {
         Self {
             hub,
-            subscriber: Arc::new(Subscriber::new(id)),
+            subscriber: Arc::new(Subscriber::new(id, drains)),
             slots: Vec::new(),
             by_name: HashMap::new(),
             unconfirmed: VecDeque::new(),

@@ -205,7 +205,7 @@ impl Session {
             identity,
             link,
             publisher: Publisher::new(Arc::clone(&hub), access, origin),
-            inbox: Inbox::new(Arc::clone(&hub), origin),
+            inbox: Inbox::new(Arc::clone(&hub), origin, true),
             queue: Queue::default(),
             inflight: Inflight::default(),
             account: Account::new(Arc::clone(&hub)),
