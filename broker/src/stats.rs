@@ -174,6 +174,8 @@ counters! {
     filters_refused,
     /// Subscriptions refused because the filter is malformed or of a kind that is not supported.
     filters_invalid,
+    /// Messages that were not handed to a client because a rule denies their topics to it.
+    withheld,
     /// Last wills published.
     wills,
     /// Messages accepted from clients and links.

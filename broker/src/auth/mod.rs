@@ -13,7 +13,7 @@ pub(crate) use failures::Failures;
 pub(crate) use password::Key;
 use password::{Busy, Digest};
 pub use password::{HashProblem, PasswordHash};
-pub(crate) use rules::Access;
+pub(crate) use rules::{Access, Reading};
 use std::{
     collections::BTreeMap,
     ops::Bound,

@@ -3,7 +3,7 @@
 use super::Identity;
 use crate::{
     config::{Action, Effect, Rule},
-    topic,
+    topic::{self, Wanted},
 };
 use std::sync::Arc;
 
@@ -78,19 +78,65 @@ impl Access {
         decided == Effect::Allow && !name.starts_with('$')
     }
 
-    /// Whether all that `filter` selects may be read.
-    pub(crate) fn may_subscribe(&self, filter: &str) -> bool {
+    /// How much of what a subscription selects may be read.
+    ///
+    /// The first rule that covers the whole of it decides, and else the default; a "deny" before that which touches a
+    /// part of it takes that part out. So a narrow "allow" opens nothing wider than itself. Groups get all or nothing.
+    pub(crate) fn reading(&self, wanted: &Wanted<'_>) -> Reading {
+        let Some(access) = &self.0 else {
+            return Reading::All;
+        };
+        let filter = wanted.filter;
+        // What a group's member may not read would be lost to the others.
+        let in_part = match wanted.group {
+            None => Reading::InPart,
+            Some(_) => Reading::Nothing,
+        };
+        let mut granted = Reading::All;
+        for rule in access.reading_rules() {
+            if topic::covers(&rule.filter, filter) {
+                return granted.unless(rule.effect);
+            }
+            if rule.effect == Effect::Deny && topic::overlaps(&rule.filter, filter) {
+                granted = in_part;
+            }
+        }
+        granted.unless(access.default_access)
+    }
+
+    /// Whether messages of `name` may be read: what a subscription that is allowed in part asks for each message.
+    pub(crate) fn may_read(&self, name: &str) -> bool {
         let Some(access) = &self.0 else { return true };
         let decided = access
-            .rules
-            .iter()
-            .filter(|rule| rule.action != Action::Publish)
-            .find(|rule| match rule.effect {
-                Effect::Allow => topic::covers(&rule.filter, filter),
-                Effect::Deny => topic::overlaps(&rule.filter, filter),
-            })
+            .reading_rules()
+            .find(|rule| topic::matches(&rule.filter, name))
             .map_or(access.default_access, |rule| rule.effect);
         decided == Effect::Allow
+    }
+}
+
+impl ClientAccess {
+    fn reading_rules(&self) -> impl Iterator<Item = &AccessRule> {
+        let rules = self.rules.iter();
+        rules.filter(|rule| rule.action != Action::Publish)
+    }
+}
+
+/// What a subscription gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    All,
+    /// All but what [`Access::may_read`] denies.
+    InPart,
+    Nothing,
+}
+
+impl Reading {
+    fn unless(self, effect: Effect) -> Self {
+        match effect {
+            Effect::Allow => self,
+            Effect::Deny => Self::Nothing,
+        }
     }
 }
 

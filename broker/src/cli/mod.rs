@@ -30,7 +30,7 @@ pub(crate) struct Cli {
     /// State that anonymous clients are wanted although other machines can reach the address.
     #[arg(long)]
     expose_anonymous: bool,
-    /// Refuse every subscription that touches this filter; may be repeated. Comes before the file's rules.
+    /// Let nobody read what this filter selects; may be repeated. Comes before the file's rules.
     #[arg(long, value_name = "FILTER")]
     deny_subscribe: Vec<String>,
 }

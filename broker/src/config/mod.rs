@@ -142,9 +142,9 @@ impl TryFrom<String> for Who {
 
 /// One access rule.
 ///
-/// A publication is decided by the first rule whose filter matches its topic. A subscription is decided by the first
-/// "allow" that covers the whole of its filter or the first "deny" that touches any part of it, so that a wide
-/// subscription never slips past a narrow refusal.
+/// A publication is decided by the first rule whose filter matches its topic. A subscription is decided by the first rule
+/// that covers the whole of its filter; a "deny" before that which touches a part of it takes that part out, so that a
+/// wide subscription never slips past a narrow refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {

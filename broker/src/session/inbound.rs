@@ -9,6 +9,7 @@ use super::{
     wire::{self, OUT_HIGH},
 };
 use crate::{
+    auth::Reading,
     codec::{self, DecodeError, Framed, Packet, PublishPacket, SubscribeFilter, Version, reason},
     inbox::{Options, Subscribed},
     message::{Draft, QoS},
@@ -266,13 +267,15 @@ impl Session {
         outcome
     }
 
-    fn check_filter<'a>(&self, text: &'a str) -> Result<Wanted<'a>, u8> {
+    fn check_filter<'a>(&mut self, text: &'a str) -> Result<Wanted<'a>, u8> {
         let counters = &self.hub.counters;
         let Some(wanted) = topic::wanted(text) else {
             counters.filters_invalid.bump();
             return Err(reason::FILTER_INVALID);
         };
-        if !self.publisher.access().may_subscribe(wanted.filter) {
+        let reading = self.publisher.access().reading(&wanted);
+        self.withholds |= reading == Reading::InPart;
+        if reading == Reading::Nothing {
             counters.denied_subscribes.bump();
             debug!(filter = text, "subscription denied");
             // The code that does not tell whether a rule, and what it guards, exists.

@@ -22,7 +22,7 @@ mod registry;
 mod wire;
 
 use crate::{
-    auth::{Gate, Identity},
+    auth::{Gate, Identity, Reading},
     codec::DecodeError,
     hub::Hub,
     inbox::Inbox,
@@ -160,6 +160,8 @@ struct Session {
     /// Packet ids of QoS 2 publications that await their PUBREL: at most [`connect::RECEIVE_MAXIMUM`].
     received: HashSet<u16>,
     subacks: VecDeque<PendingSubAck>,
+    /// Some subscription is allowed in part only: each message is held against the rules.
+    withholds: bool,
     /// For how long the session is kept when the client is away.
     expiry_s: u32,
     will: Option<PendingWill>,
@@ -211,6 +213,7 @@ impl Session {
             account: Account::new(Arc::clone(&hub)),
             received: HashSet::new(),
             subacks: VecDeque::new(),
+            withholds: false,
             expiry_s,
             will: None,
             gate,
@@ -405,14 +408,18 @@ impl Session {
     fn review(&mut self) -> bool {
         let gate = Arc::clone(&self.gate.borrow_and_update());
         let access = gate.access(&self.identity);
+        let mut withholds = false;
         let refused: Vec<Arc<str>> = self
             .inbox
             .names()
             .filter(|name| {
-                topic::wanted(name).is_none_or(|wanted| !access.may_subscribe(wanted.filter))
+                let reading = topic::wanted(name).map(|wanted| access.reading(&wanted));
+                withholds |= reading == Some(Reading::InPart);
+                reading.is_none_or(|reading| reading == Reading::Nothing)
             })
             .map(Arc::clone)
             .collect();
+        self.withholds = withholds;
         // The will of a client that has to leave is decided by the new rules too.
         self.publisher.set_access(access);
         for filter in refused {

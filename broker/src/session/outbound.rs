@@ -99,7 +99,16 @@ impl Session {
     ) -> Option<Outgoing> {
         let mut selected = self.inbox.take(&mut self.link, slot, offset, envelope)?;
         self.inbox.done_for_now(&mut selected.due);
-        Some(Outgoing::new(selected))
+        (!self.is_withheld(&selected.envelope)).then(|| Outgoing::new(selected))
+    }
+
+    /// Whether the rules deny this message to the client although a subscription selects it; counted.
+    fn is_withheld(&self, envelope: &Envelope) -> bool {
+        let withheld = self.withholds && !self.publisher.access().may_read(envelope.topic_str());
+        if withheld {
+            self.hub.counters.withheld.bump();
+        }
+        withheld
     }
 
     fn offer(&mut self, conn: &mut Connection, outgoing: Outgoing) -> Result<(), End> {
@@ -185,7 +194,9 @@ impl Session {
         }
         match self.inbox.next_retained() {
             Some(selected) => {
-                self.send(conn, Outgoing::new(selected));
+                if !self.is_withheld(&selected.envelope) {
+                    self.send(conn, Outgoing::new(selected));
+                }
                 true
             }
             None => false,

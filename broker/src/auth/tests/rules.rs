@@ -2,11 +2,15 @@
 
 use super::{certified, gate, identity, open, rule};
 use crate::{
-    auth::{Identity, Proof, rules::expand},
+    auth::{Access, Identity, Proof, Reading, rules::expand},
     config::{Action, Config, Effect, Rule, Who},
     topic,
 };
 use proptest::prelude::*;
+
+fn reading(access: &Access, text: &str) -> Reading {
+    access.reading(&topic::wanted(text).unwrap())
+}
 
 #[test]
 fn the_first_rule_that_decides_wins() {
@@ -28,14 +32,16 @@ fn the_first_rule_that_decides_wins() {
     assert!(
         ada.may_publish("home/ada/x") && !ada.may_publish("home/bob/x") && ada.may_publish("other")
     );
-    assert!(
-        ada.may_subscribe("secret/ada")
-            && !ada.may_subscribe("secret/+")
-            && !ada.may_subscribe("#")
-    );
+    assert_eq!(reading(&ada, "secret/ada"), Reading::All);
+    assert_eq!(reading(&ada, "secret/+"), Reading::Nothing);
+    assert_eq!(reading(&ada, "#"), Reading::InPart);
+    assert_eq!(reading(&ada, "$share/g/#"), Reading::Nothing);
+    assert!(ada.may_read("secret/ada") && !ada.may_read("secret/bob") && ada.may_read("x"));
     let nobody = gate.access(&identity(None, "c"));
-    assert!(!nobody.may_publish("home/ada/x") && !nobody.may_subscribe("secret/ada"));
-    assert!(nobody.may_subscribe("home/#") && !nobody.may_publish("$SYS/x"));
+    assert!(!nobody.may_publish("home/ada/x") && !nobody.may_publish("$SYS/x"));
+    assert_eq!(reading(&nobody, "secret/ada"), Reading::Nothing);
+    assert_eq!(reading(&nobody, "home/#"), Reading::All);
+    assert_eq!(reading(&nobody, "$share/g/home/#"), Reading::All);
 }
 
 #[test]
@@ -45,10 +51,10 @@ fn a_denying_default_lets_through_only_what_is_allowed_whole() {
         Effect::Deny,
     );
     let access = gate.access(&identity(None, "c1"));
-    assert!(access.may_publish("a/c1/x") && access.may_subscribe("a/c1/+/y"));
-    assert!(
-        !access.may_publish("a/c2/x") && !access.may_subscribe("a/#") && !access.may_subscribe("#")
-    );
+    assert!(access.may_publish("a/c1/x") && !access.may_publish("a/c2/x"));
+    assert_eq!(reading(&access, "a/c1/+/y"), Reading::All);
+    assert_eq!(reading(&access, "a/#"), Reading::Nothing);
+    assert_eq!(reading(&access, "#"), Reading::Nothing);
 }
 
 #[test]
@@ -64,7 +70,7 @@ fn protected_topics_take_a_rule_to_publish_and_none_to_read() {
     );
     let may = |user| {
         let access = gate.access(&identity(user, "c"));
-        assert!(access.may_subscribe("lamppost/v1/#"));
+        assert_eq!(reading(&access, "lamppost/v1/#"), Reading::All);
         [
             "lamppost/v1/nodes/ada/x",
             "lamppost/v1/nodes/bob/x",
@@ -219,14 +225,18 @@ proptest! {
             prop_assert_eq!(access.may_publish(topic), by_definition(Action::Publish, topic), "{}", topic);
         }
         // A subscription may be refused although all it would deliver is allowed, never the other way round.
-        if topic::is_filter(&wanted) && access.may_subscribe(&wanted) {
+        if topic::is_filter(&wanted) && reading(&access, &wanted) == Reading::All {
             for topic in topics.iter().filter(|topic| topic::matches(&wanted, topic)) {
                 prop_assert!(by_definition(Action::Subscribe, topic), "{} {}", wanted, topic);
             }
         }
+        for topic in &topics {
+            prop_assert_eq!(access.may_read(topic), by_definition(Action::Subscribe, topic), "{}", topic);
+        }
         // A single topic is decided exactly.
         for topic in topics.iter().filter(|topic| !topic.is_empty()) {
-            prop_assert_eq!(access.may_subscribe(topic), by_definition(Action::Subscribe, topic), "{}", topic);
+            let all = reading(&access, topic) == Reading::All;
+            prop_assert_eq!(all, by_definition(Action::Subscribe, topic), "{}", topic);
         }
     }
 }
