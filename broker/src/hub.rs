@@ -2,17 +2,18 @@
 
 use crate::{
     auth::Gate,
+    bridge::Tally,
     config::{Config, Limits},
     message::Envelope,
-    retained::{Kept, Retained},
+    retained::{Kept, Now, Retained},
     router::Router,
+    session::Clients,
     stats::{Counters, Stats},
     subscriptions::Subscriptions,
 };
 use std::{
-    collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -31,14 +32,24 @@ pub(crate) struct Hub {
     pub(crate) retained: Retained,
     pub(crate) counters: Counters,
     pub(crate) clients: Clients,
+    pub(crate) waiting: Waiting,
     /// Links of this process in use.
     pub(crate) links: AtomicUsize,
+    /// What each bridge counts; set once they are there.
+    pub(crate) bridges: OnceLock<Vec<Arc<Tally>>>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
     pub(crate) runtime: Handle,
     started: Instant,
     started_ns: u128,
     origins: AtomicU32,
+}
+
+/// The messages that sessions hold for their clients: queued, or sent and not acknowledged.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    pub(crate) count: AtomicUsize,
+    pub(crate) bytes: AtomicUsize,
 }
 
 impl Hub {
@@ -48,10 +59,12 @@ impl Hub {
             gate: watch::Sender::new(Arc::new(Gate::new(config))),
             subscriptions: Subscriptions::new(config.limits.filters_max, Arc::clone(&router)),
             router,
-            retained: Retained::new(&config.limits),
+            retained: Retained::new(&config.limits, config.state_dir.is_some()),
             counters: Counters::default(),
-            clients: Clients::new(config.limits.clients_max),
+            clients: Clients::new(config.limits.clients_max, config.limits.absent_sessions_max),
+            waiting: Waiting::default(),
             links: AtomicUsize::new(0),
+            bridges: OnceLock::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             runtime,
@@ -72,6 +85,15 @@ impl Hub {
     /// Seconds since the broker started: the clock of message expiry, at home in four bytes for 136 years.
     pub(crate) fn now_s(&self) -> u32 {
         u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// The clock of message expiry and the wall clock.
+    pub(crate) fn clock(&self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        Now {
+            run_s: self.now_s(),
+            wall_s: wall.map_or(0, |since| since.as_secs()),
+        }
     }
 
     /// The second after which a message with this expiry is worthless.
@@ -106,99 +128,27 @@ impl Hub {
         kept
     }
 
+    pub(crate) fn bridges(&self) -> impl Iterator<Item = &Tally> {
+        self.bridges.get().into_iter().flatten().map(AsRef::as_ref)
+    }
+
     pub(crate) fn stats(&self) -> Stats {
         let (retained_count, retained_bytes) = self.retained.size();
+        let presences = self.clients.count();
+        let connected = self.bridges().filter(|bridge| bridge.is_connected());
         Stats {
-            clients: self.clients.count() as u64,
+            clients: presences.connected as u64,
+            sessions: presences.all as u64,
+            absent_sessions: presences.absent as u64,
+            queued_messages: self.waiting.count.load(Ordering::Relaxed) as u64,
+            queued_bytes: self.waiting.bytes.load(Ordering::Relaxed) as u64,
+            subscriptions: self.subscriptions.count() as u64,
             retained_count: retained_count as u64,
             retained_bytes: retained_bytes as u64,
+            retained_unsaved: self.retained.unsaved() as u64,
+            uptime_seconds: self.started.elapsed().as_secs(),
+            bridges_connected: connected.count() as u64,
             ..self.counters.snapshot()
         }
-    }
-}
-
-/// The connected clients by their ids.
-#[derive(Debug)]
-pub(crate) struct Clients {
-    max: usize,
-    by_id: Mutex<HashMap<Arc<str>, Entry>>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    origin: u32,
-    kick: CancellationToken,
-    gone: CancellationToken,
-}
-
-/// A client's place. Dropping it gives the place back and lets a successor go on.
-#[derive(Debug)]
-pub(crate) struct Ticket {
-    hub: Arc<Hub>,
-    client_id: Arc<str>,
-    origin: u32,
-    /// Cancelled when another client takes the id over.
-    pub(crate) kick: CancellationToken,
-    gone: CancellationToken,
-}
-
-impl Clients {
-    fn new(max: usize) -> Self {
-        Self {
-            max,
-            by_id: Mutex::default(),
-        }
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.lock().len()
-    }
-
-    /// Takes the place of `client_id`. The second value is cancelled once the client that had it before is gone.
-    /// `None` if all places are taken.
-    pub(crate) fn enter(
-        hub: &Arc<Hub>,
-        client_id: &Arc<str>,
-        origin: u32,
-    ) -> Option<(Ticket, Option<CancellationToken>)> {
-        let (kick, gone) = (CancellationToken::new(), CancellationToken::new());
-        let mut by_id = hub.clients.lock();
-        if by_id.len() >= hub.clients.max && !by_id.contains_key(client_id) {
-            return None;
-        }
-        let entry = Entry {
-            origin,
-            kick: kick.clone(),
-            gone: gone.clone(),
-        };
-        let before = by_id.insert(Arc::clone(client_id), entry).map(|before| {
-            before.kick.cancel();
-            before.gone
-        });
-        let ticket = Ticket {
-            hub: Arc::clone(hub),
-            client_id: Arc::clone(client_id),
-            origin,
-            kick,
-            gone,
-        };
-        Some((ticket, before))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Entry>> {
-        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        let mut by_id = self.hub.clients.lock();
-        if by_id
-            .get(&self.client_id)
-            .is_some_and(|entry| entry.origin == self.origin)
-        {
-            by_id.remove(&self.client_id);
-        }
-        self.gone.cancel();
     }
 }

@@ -39,8 +39,13 @@ pub enum LinkError {
     #[error("{0:?} is not a topic: it must not be empty and has no + and no #")]
     InvalidTopic(String),
     /// The filter is malformed.
-    #[error("{0:?} is not a topic filter: + fills a whole level, # only the last one")]
+    #[error(
+        "{0:?} is not a topic filter: + fills a whole level, # only the last one; shared is $share/NAME/FILTER"
+    )]
     InvalidFilter(String),
+    /// No Local was asked for with a shared subscription.
+    #[error("{0:?} is a shared subscription, which MQTT allows no option no_local for")]
+    SharedNoLocal(String),
     /// The payload is longer than the broker's limit.
     #[error("a payload of {size} bytes exceeds limits.payload_bytes_max, which is {limit}")]
     PayloadTooLarge {
@@ -88,8 +93,7 @@ impl Link {
         };
         let receiver = LinkReceiver {
             name,
-            origin,
-            inbox: Some(Inbox::new(Arc::clone(hub))),
+            inbox: Some(Inbox::new(Arc::clone(hub), origin)),
             link: Lease::take(hub)?,
             early: VecDeque::new(),
             hub: Arc::clone(hub),
@@ -167,6 +171,11 @@ impl LinkPublisher {
     /// The name that was given to the link.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The number under which its messages are known to be its own.
+    pub(crate) fn origin(&self) -> u32 {
+        self.lock().publisher.origin()
     }
 
     /// Publishes a message. It waits while subscribers that keep pace are catching up, at most a quarter of a second
@@ -256,6 +265,8 @@ impl Lane {
         match self.publisher.publish(link, &publish.topic, &draft) {
             Published::Accepted { .. } => {
                 hub.counters.messages_in.bump();
+                let bytes = publish.payload.len() as u64;
+                hub.counters.payload_bytes_in.add(bytes);
                 Ok(())
             }
             Published::Denied | Published::InvalidTopic => {
@@ -277,23 +288,63 @@ impl Lane {
     }
 }
 
-/// Receives from the broker what its filters select.
+/// How a receiver wants the messages of a filter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SubscribeOptions {
+    qos: QoS,
+    no_local: bool,
+    retain_as_published: bool,
+    no_retained: bool,
+}
+
+impl SubscribeOptions {
+    /// Asks for messages of this quality of service at most.
+    pub fn new(qos: QoS) -> Self {
+        Self {
+            qos,
+            ..Self::default()
+        }
+    }
+
+    /// Leaves out what the publisher of the same link publishes. Not for shared subscriptions.
+    #[must_use]
+    pub fn no_local(mut self) -> Self {
+        self.no_local = true;
+        self
+    }
+
+    /// Has [`Message::retain`] say of live messages, too, whether they were published as retained.
+    #[must_use]
+    pub fn retain_as_published(mut self) -> Self {
+        self.retain_as_published = true;
+        self
+    }
+
+    /// Leaves the retained messages out that are there already.
+    #[must_use]
+    pub fn no_retained(mut self) -> Self {
+        self.no_retained = true;
+        self
+    }
+}
+
+/// Receives from the broker what its filters select. A message that several of its filters select comes once, with the
+/// greatest of their qualities of service.
 ///
 /// A receiver that reads too slowly loses the oldest messages, counted in
 /// [`Stats::lost_slow_subscriber`](crate::Stats::lost_slow_subscriber).
 #[derive(Debug)]
 pub struct LinkReceiver {
     name: Arc<str>,
-    origin: u32,
     /// `None` only while it is being dropped.
     inbox: Option<Inbox>,
     link: Lease,
     /// Live messages that came while a subscription was waited for: two buffers of the router's at most, since the
     /// router answers a subscription in its next turn.
-    early: VecDeque<Message>,
+    early: VecDeque<Selected>,
     hub: Arc<Hub>,
     /// Readings come in runs of one topic: its text is made once.
-    last_topic: Option<(bytes::Bytes, Arc<str>)>,
+    last_topic: Option<Arc<str>>,
 }
 
 impl LinkReceiver {
@@ -304,47 +355,60 @@ impl LinkReceiver {
 
     /// Subscribes to a filter. When it returns, no later message is missed; the retained ones come with the next reads.
     ///
+    /// `$share/NAME/FILTER` makes the receiver a member of the group NAME: each message that FILTER selects goes to one
+    /// member, link or client. Retained messages are not sent to groups.
+    ///
     /// # Errors
     /// If the filter is malformed, a limit on filters is reached, or the broker has stopped.
     pub async fn subscribe(&mut self, filter: &str, qos: QoS) -> Result<(), LinkError> {
-        if !topic::is_filter(filter) || filter.starts_with("$share/") {
-            return Err(LinkError::InvalidFilter(filter.to_owned()));
+        self.subscribe_with(filter, SubscribeOptions::new(qos))
+            .await
+    }
+
+    /// As [`LinkReceiver::subscribe`], with options.
+    ///
+    /// # Errors
+    /// As [`LinkReceiver::subscribe`], and if `no_local` is asked for with a shared subscription.
+    pub async fn subscribe_with(
+        &mut self,
+        filter: &str,
+        options: SubscribeOptions,
+    ) -> Result<(), LinkError> {
+        let wanted =
+            topic::wanted(filter).ok_or_else(|| LinkError::InvalidFilter(filter.to_owned()))?;
+        if options.no_local && wanted.group.is_some() {
+            return Err(LinkError::SharedNoLocal(filter.to_owned()));
         }
+        let no_retained = options.no_retained;
         let options = Options {
-            qos,
-            no_local: false,
-            retain_as_published: false,
+            qos: options.qos,
+            no_local: options.no_local,
+            retain_as_published: options.retain_as_published,
             subscription_id: None,
         };
         let (Some(inbox), Some(link)) = (self.inbox.as_mut(), self.link.link.as_mut()) else {
             return Err(LinkError::Stopped);
         };
-        let subscribed = inbox.subscribe(link, filter, options);
+        let subscribed = inbox.subscribe(link, filter, &wanted, options);
         link.flush().map_err(|_| LinkError::Stopped)?;
-        let index = match subscribed {
+        let key = match subscribed {
             Subscribed::Full => return Err(LinkError::TooManyFilters(filter.to_owned())),
-            Subscribed::Again(index) => index,
-            Subscribed::New(index) => {
-                loop {
-                    match self.next_incoming().await.ok_or(LinkError::Stopped)? {
-                        Incoming::Subscribed => break,
-                        Incoming::Message {
-                            slot,
-                            offset,
-                            envelope,
-                        } => {
-                            if let Some(message) = self.take(slot, offset, envelope) {
-                                self.early.push_back(message);
-                            }
-                        }
-                        Incoming::Fence => {}
-                    }
-                }
-                index
-            }
+            Subscribed::Again(key) | Subscribed::New(key) => key,
         };
-        if let Some(inbox) = self.inbox.as_mut() {
-            inbox.send_retained(index);
+        while self
+            .inbox
+            .as_ref()
+            .is_some_and(|inbox| !inbox.is_confirmed(key))
+        {
+            let incoming = self.next_incoming().await.ok_or(LinkError::Stopped)?;
+            if let Some(selected) = self.accept(incoming) {
+                self.early.push_back(selected);
+            }
+        }
+        if let Some(inbox) = self.inbox.as_mut()
+            && !no_retained
+        {
+            inbox.send_retained(key);
         }
         Ok(())
     }
@@ -366,20 +430,24 @@ impl LinkReceiver {
     pub async fn recv(&mut self) -> Option<Message> {
         loop {
             if let Some(message) = self.ready() {
-                self.hub.counters.messages_out.bump();
+                self.count(std::slice::from_ref(&message));
                 return Some(message);
             }
-            if let Incoming::Message {
-                slot,
-                offset,
-                envelope,
-            } = self.next_incoming().await?
-                && let Some(message) = self.take(slot, offset, envelope)
+            let incoming = self.next_incoming().await?;
+            if let Some(selected) = self.accept(incoming)
+                && let Some(message) = self.hand_out(&selected)
             {
-                self.hub.counters.messages_out.bump();
+                self.count(std::slice::from_ref(&message));
                 return Some(message);
             }
         }
+    }
+
+    fn count(&self, messages: &[Message]) {
+        let bytes = messages.iter().map(|message| message.payload.len() as u64);
+        let counters = &self.hub.counters;
+        counters.payload_bytes_out.add(bytes.sum());
+        counters.messages_out.add(messages.len() as u64);
     }
 
     /// Waits for a message and appends it and those that are there with it to `batch`, `max` in all. Returns their
@@ -392,6 +460,7 @@ impl LinkReceiver {
             return 0;
         };
         batch.push(first);
+        let from = batch.len();
         let mut count = 1;
         while count < max {
             if let Some(message) = self.try_take() {
@@ -401,7 +470,7 @@ impl LinkReceiver {
                 break;
             }
         }
-        self.hub.counters.messages_out.add(count as u64 - 1);
+        self.count(batch.get(from..).unwrap_or_default());
         count
     }
 
@@ -412,12 +481,8 @@ impl LinkReceiver {
                 return Some(message);
             }
             let incoming = self.link.link.as_mut()?.try_next().ok()??;
-            if let Incoming::Message {
-                slot,
-                offset,
-                envelope,
-            } = incoming
-                && let Some(message) = self.take(slot, offset, envelope)
+            if let Some(selected) = self.accept(incoming)
+                && let Some(message) = self.hand_out(&selected)
             {
                 return Some(message);
             }
@@ -426,11 +491,13 @@ impl LinkReceiver {
 
     /// A message that was received before, or a retained one.
     fn ready(&mut self) -> Option<Message> {
-        if let Some(message) = self.early.pop_front() {
-            return Some(message);
+        while let Some(selected) = self.early.pop_front() {
+            if let Some(message) = self.hand_out(&selected) {
+                return Some(message);
+            }
         }
         while let Some(selected) = self.inbox.as_mut()?.next_retained() {
-            if let Some(message) = self.open(&selected) {
+            if let Some(message) = self.hand_out(&selected) {
                 return Some(message);
             }
         }
@@ -446,22 +513,30 @@ impl LinkReceiver {
         }
     }
 
-    fn take(
-        &mut self,
-        slot: usize,
-        offset: u64,
-        envelope: crate::message::Envelope,
-    ) -> Option<Message> {
-        let selected = self.inbox.as_mut()?.take(slot, offset, envelope)?;
-        self.open(&selected)
+    fn accept(&mut self, incoming: Incoming) -> Option<Selected> {
+        let (inbox, link) = (self.inbox.as_mut()?, self.link.link.as_mut()?);
+        match incoming {
+            Incoming::Message {
+                slot,
+                offset,
+                envelope,
+            } => inbox.take(link, slot, offset, envelope),
+            Incoming::Subscribed => {
+                inbox.confirmed();
+                None
+            }
+            Incoming::Fence => None,
+        }
     }
 
-    fn open(&mut self, selected: &Selected) -> Option<Message> {
+    fn hand_out(&mut self, selected: &Selected) -> Option<Message> {
         let Selected {
             envelope,
-            options,
+            terms,
             stored,
+            due,
         } = selected;
+        self.inbox.as_mut()?.done(due);
         if envelope
             .deadline()
             .is_some_and(|deadline| deadline <= self.hub.now_s())
@@ -469,14 +544,11 @@ impl LinkReceiver {
             self.hub.counters.expired.bump();
             return None;
         }
-        if options.no_local && envelope.origin() == self.origin {
-            return None;
-        }
         let topic = match &self.last_topic {
-            Some((tagged, topic)) if *tagged == envelope.topic => Arc::clone(topic),
+            Some(topic) if topic.as_bytes() == envelope.topic() => Arc::clone(topic),
             _ => {
                 let topic: Arc<str> = envelope.topic_str().into();
-                self.last_topic = Some((envelope.topic.clone(), Arc::clone(&topic)));
+                self.last_topic = Some(Arc::clone(&topic));
                 topic
             }
         };
@@ -484,8 +556,9 @@ impl LinkReceiver {
         Some(Message {
             topic,
             payload,
-            qos: envelope.qos().min(options.qos),
-            retain: *stored,
+            qos: envelope.qos().min(terms.qos),
+            retain: *stored || (terms.retain_as_published && envelope.retain()),
+            deadline: envelope.deadline(),
             raw_properties,
         })
     }
@@ -493,7 +566,10 @@ impl LinkReceiver {
 
 impl Drop for LinkReceiver {
     fn drop(&mut self) {
-        if let (Some(inbox), Some(link)) = (self.inbox.take(), self.link.link.take()) {
+        if let (Some(mut inbox), Some(mut link)) = (self.inbox.take(), self.link.link.take()) {
+            for Selected { envelope, due, .. } in self.early.drain(..) {
+                inbox.give_back(&mut link, &due, &envelope);
+            }
             // The runtime may be gone by now; then the process ends too and nothing needs to be given back.
             self.hub
                 .tasks

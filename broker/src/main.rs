@@ -33,8 +33,11 @@ async fn run() -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let broker = Broker::start(config).await?;
-    if let Some(address) = broker.local_addr() {
+    for address in broker.local_addrs() {
         println!("listening on {address}");
+    }
+    if let Some(address) = broker.metrics_addr() {
+        println!("metrics on http://{address}/metrics");
     }
     tokio::select! {
         _ = interrupt.recv() => {}

@@ -12,7 +12,7 @@ pub enum QoS {
     AtMostOnce = 0,
     /// Acknowledged; may arrive twice.
     AtLeastOnce = 1,
-    /// Taken from publishers as such; delivered at [`QoS::AtLeastOnce`].
+    /// Acknowledged in two steps; arrives once.
     ExactlyOnce = 2,
 }
 
@@ -100,8 +100,11 @@ pub struct Message {
     pub payload: Bytes,
     /// The lesser of the publication's and the subscription's quality of service.
     pub qos: QoS,
-    /// True for a message from the retained store, false for a live one.
+    /// True for a message from the retained store, false for a live one unless the subscription asks for the
+    /// publisher's flag.
     pub retain: bool,
+    /// The second of the broker's clock after which the message is worthless.
+    pub(crate) deadline: Option<u32>,
     pub(crate) raw_properties: Bytes,
 }
 
@@ -112,17 +115,20 @@ impl Message {
     }
 }
 
-/// The length of the origin number in front of a tagged topic.
-const TAG_LEN: usize = 4;
+/// The length of the origin and the stamp in front of a tagged topic.
+const TAG_LEN: usize = ORIGIN_LEN + 8;
+const ORIGIN_LEN: usize = 4;
 const QOS_BITS: u8 = 0b0000_0011;
 const RETAIN_BIT: u8 = 0b0000_0100;
 const PROPERTIES_BIT: u8 = 0b0000_1000;
 const EXPIRY_BIT: u8 = 0b0001_0000;
+const MARK_BIT: u8 = 0b1000_0000;
 
 /// A message inside the broker. Cloning it copies two reference counts.
 ///
-/// `topic` is a four-byte origin (the number of the connection that published it, for MQTT 5's no-local option) and
-/// then the topic; publishers make it once per topic. `body` is, in one allocation, an optional deadline (four bytes,
+/// `topic` is a four-byte origin (the number of the connection that published it, for MQTT 5's no-local option), an
+/// eight-byte stamp (which subscriptions were in force by then), and then the topic; publishers make it once per topic
+/// and stamp. `body` is, in one allocation, an optional deadline (four bytes,
 /// seconds since the broker started), optional MQTT 5 properties with their length in front as on the wire, and the
 /// payload. `meta` says which of them are there.
 #[derive(Debug, Clone)]
@@ -169,15 +175,29 @@ impl Draft<'_> {
     }
 }
 
-/// Joins an origin and a topic.
-pub(crate) fn tag_topic(origin: u32, topic: &str) -> Bytes {
+/// Joins an origin, a stamp and a topic.
+pub(crate) fn tag_topic(origin: u32, stamp: u64, topic: &str) -> Bytes {
     let mut tagged = BytesMut::with_capacity(TAG_LEN + topic.len());
     tagged.put_u32(origin);
+    tagged.put_u64(stamp);
     tagged.put_slice(topic.as_bytes());
     tagged.freeze()
 }
 
 impl Envelope {
+    /// No message: a mark that `owner` leaves in a log, to see when it has read what was there before.
+    pub(crate) fn mark(owner: u32, number: u64) -> Self {
+        Self {
+            meta: MARK_BIT,
+            topic: tag_topic(owner, number, ""),
+            body: Bytes::new(),
+        }
+    }
+
+    pub(crate) fn is_mark(&self) -> bool {
+        self.meta & MARK_BIT != 0
+    }
+
     pub(crate) fn qos(&self) -> QoS {
         QoS::from_bits(self.meta & QOS_BITS).unwrap_or_default()
     }
@@ -188,8 +208,16 @@ impl Envelope {
 
     pub(crate) fn origin(&self) -> u32 {
         self.topic
-            .first_chunk::<TAG_LEN>()
-            .map_or(0, |tag| u32::from_be_bytes(*tag))
+            .first_chunk()
+            .map_or(0, |origin| u32::from_be_bytes(*origin))
+    }
+
+    /// The stamp, or a mark's number.
+    pub(crate) fn stamp(&self) -> u64 {
+        self.topic
+            .get(ORIGIN_LEN..)
+            .and_then(|rest| rest.first_chunk())
+            .map_or(0, |stamp| u64::from_be_bytes(*stamp))
     }
 
     pub(crate) fn topic(&self) -> &[u8] {
@@ -201,7 +229,7 @@ impl Envelope {
         std::str::from_utf8(self.topic()).unwrap_or_default()
     }
 
-    /// The topic without the origin, sharing the envelope's memory.
+    /// The topic without its tag, sharing the envelope's memory.
     pub(crate) fn topic_bytes(&self) -> Bytes {
         self.topic.slice(TAG_LEN.min(self.topic.len())..)
     }
@@ -246,6 +274,16 @@ impl Envelope {
     pub(crate) fn weight(&self) -> usize {
         self.topic.len() + self.body.len()
     }
+
+    /// A message that no connection of this run has published.
+    pub(crate) fn stored(topic: &str, draft: &Draft<'_>) -> Self {
+        let (meta, body) = draft.seal();
+        Self {
+            meta,
+            topic: tag_topic(u32::MAX, 0, topic),
+            body,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -266,12 +304,13 @@ mod tests {
                 let (meta, body) = draft.seal();
                 let envelope = Envelope {
                     meta,
-                    topic: tag_topic(9, "a/b"),
+                    topic: tag_topic(9, 1 << 40, "a/b"),
                     body,
                 };
                 assert_eq!(envelope.qos(), QoS::ExactlyOnce);
                 assert!(envelope.retain());
                 assert_eq!((envelope.origin(), envelope.topic_str()), (9, "a/b"));
+                assert_eq!((envelope.stamp(), envelope.is_mark()), (1 << 40, false));
                 assert_eq!(envelope.deadline(), deadline);
                 assert_eq!(envelope.properties(), properties);
                 assert_eq!(envelope.payload(), b"payload");

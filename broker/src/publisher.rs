@@ -6,13 +6,13 @@ use crate::{
     message::{Draft, Envelope, tag_topic},
     retained::Kept,
     router::{BACKLOG_MAX, RouterLink},
-    subscriptions::{Channel, HOLD_MAX},
+    subscriptions::{Channel, HOLD_MAX, Routes},
     topic,
 };
 use bytes::Bytes;
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 use tracing::debug;
@@ -28,6 +28,8 @@ pub(crate) struct Publisher {
     hub: Arc<Hub>,
     access: Access,
     origin: u32,
+    /// The least stamp of what is queued and not flushed.
+    announced: Arc<AtomicU64>,
     routes: HashMap<Box<str>, Route>,
     /// Channels with readers that this publisher waits for.
     lagging: Vec<Arc<Channel>>,
@@ -38,14 +40,15 @@ pub(crate) struct Publisher {
 struct Route {
     allowed: bool,
     tagged: Bytes,
-    generation: u64,
-    channels: Vec<Arc<Channel>>,
+    /// The stamp in `tagged`.
+    stamp: u64,
+    routes: Routes,
 }
 
 /// What became of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Published {
-    /// It went to this many subscribed filters.
+    /// It went to this many subscribed filters and groups.
     Accepted {
         filters: usize,
         kept: Option<Kept>,
@@ -57,6 +60,7 @@ pub(crate) enum Published {
 impl Publisher {
     pub(crate) fn new(hub: Arc<Hub>, access: Access, origin: u32) -> Self {
         Self {
+            announced: hub.subscriptions.register_publisher(),
             hub,
             access,
             origin,
@@ -74,25 +78,38 @@ impl Publisher {
         &self.access
     }
 
-    /// Queues a publication on `link`; the caller flushes it.
+    /// Replaces what this publisher may do.
+    pub(crate) fn set_access(&mut self, access: Access) {
+        self.access = access;
+        self.routes.clear();
+    }
+
+    /// Queues a publication on `link`, which is always the same; the caller flushes it before it waits for anything.
     pub(crate) fn publish(
         &mut self,
         link: &mut RouterLink,
         name: &str,
         draft: &Draft<'_>,
     ) -> Published {
+        link.announce(|| self.hub.subscriptions.announce(&self.announced));
+        // In this order: a message's stamp says that the subscriptions in force by then were seen.
+        let stamp = self.hub.subscriptions.stamp();
         let generation = self.hub.subscriptions.generation();
         if self
             .routes
             .get(name)
-            .is_none_or(|route| route.generation != generation)
+            .is_none_or(|route| route.routes.generation != generation)
             && !self.learn(name)
         {
             return Published::InvalidTopic;
         }
-        let Some(route) = self.routes.get(name) else {
+        let Some(route) = self.routes.get_mut(name) else {
             return Published::InvalidTopic;
         };
+        if route.stamp != stamp {
+            route.stamp = stamp;
+            route.tagged = tag_topic(self.origin, stamp, name);
+        }
         if !route.allowed {
             self.hub.counters.denied_publishes.bump();
             debug!(topic = name, "publication denied");
@@ -106,18 +123,19 @@ impl Publisher {
         };
         // First the store, then the log: a subscriber that begins in between sees the message twice rather than never.
         let kept = draft.retain.then(|| self.hub.keep(envelope.clone()));
-        for channel in &route.channels {
-            if channel.count(&envelope)
-                && !self.lagging.iter().any(|known| Arc::ptr_eq(known, channel))
-            {
-                self.lagging.push(Arc::clone(channel));
-            }
+        let mut filters = route.routes.channels.len();
+        for channel in &route.routes.channels {
+            count(&mut self.lagging, channel, &envelope);
             link.queue_publish(&channel.log, &envelope);
         }
-        Published::Accepted {
-            filters: route.channels.len(),
-            kept,
+        for group in &route.routes.groups {
+            if let Some((channel, hold)) = group.pick(None) {
+                filters += 1;
+                count(&mut self.lagging, &channel, &envelope);
+                link.queue_held(hold, &envelope);
+            }
         }
+        Published::Accepted { filters, kept }
     }
 
     /// Looks the topic up; false if it is not a topic.
@@ -128,17 +146,17 @@ impl Publisher {
         if self.routes.len() >= ROUTES_MAX {
             self.routes.clear();
         }
-        let (generation, channels) = self.hub.subscriptions.route(name);
+        let routes = self.hub.subscriptions.route(name);
         if let Some(route) = self.routes.get_mut(name) {
-            route.generation = generation;
-            route.channels = channels;
+            route.routes = routes;
             return true;
         }
+        let stamp = 0;
         let route = Route {
             allowed: self.access.may_publish(name),
-            tagged: tag_topic(self.origin, name),
-            generation,
-            channels,
+            tagged: tag_topic(self.origin, stamp, name),
+            stamp,
+            routes,
         };
         self.routes.insert(name.into(), route);
         true
@@ -175,13 +193,27 @@ impl Publisher {
         }
         if self.held_since.get_or_insert_with(Instant::now).elapsed() >= HOLD_MAX {
             for channel in self.lagging.drain(..) {
-                debug!(filter = %channel.filter, "subscribers are too slow to be waited for");
-                channel.mark_slow();
+                let marked = channel.mark_slow();
+                self.hub.counters.slow_subscribers.add(marked);
+                debug!(filter = %channel.filter, marked, "subscribers are too slow to be waited for");
             }
             self.held_since = None;
             return behind;
         }
         true
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.hub.subscriptions.forget_publisher(&self.announced);
+    }
+}
+
+/// Counts a message that goes into a channel, and notes the channel if its readers lag.
+fn count(lagging: &mut Vec<Arc<Channel>>, channel: &Arc<Channel>, envelope: &Envelope) {
+    if channel.count(envelope) && !lagging.iter().any(|known| Arc::ptr_eq(known, channel)) {
+        lagging.push(Arc::clone(channel));
     }
 }
 

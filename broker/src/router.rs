@@ -9,6 +9,10 @@
 //! - QoS above 0 has a fixed window, insists on ordered acknowledgements, and raises publications to the
 //!   subscription's QoS. So everything passes through it at QoS 0, and QoS is the front's business. A message's own
 //!   data ride in its MQTT 5 properties, of which the router copies these without allocating.
+//! - It takes all that waits on a link in one go. So packets that were queued together are dealt with together, and
+//!   either all or none of them come before those of another link.
+//! - A link that publishes to a log which it reads, and unsubscribes in the same go, keeps a read request that nobody
+//!   knows of: the next subscription gets everything twice. So an UNSUBSCRIBE goes before all publications that wait.
 //! - A send to it can block while its channel of 1,000 events is full, but its thread never waits for a link, so that
 //!   such a wait lasts one turn of its loop. A link has one event under way at most, whatever the number of packets.
 
@@ -28,7 +32,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 use thiserror::Error;
@@ -100,6 +104,44 @@ impl fmt::Debug for Router {
 pub(crate) struct Log {
     name: Bytes,
     sent_bytes: AtomicU64,
+    holds: AtomicUsize,
+}
+
+/// Says that a message for this log is under way to the router.
+#[derive(Debug)]
+pub(crate) struct Hold(Arc<Log>);
+
+impl Hold {
+    pub(crate) fn new(log: &Arc<Log>) -> Self {
+        log.holds.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(log))
+    }
+}
+
+/// Says which stamps may be under way to the router: this one and later ones.
+#[derive(Debug)]
+pub(crate) struct Announcement(Arc<AtomicU64>);
+
+/// What a publisher's cell holds while nothing is under way.
+pub(crate) const NOTHING: u64 = u64::MAX;
+
+impl Announcement {
+    pub(crate) fn new(cell: &Arc<AtomicU64>, stamp: u64) -> Self {
+        cell.store(stamp, Ordering::SeqCst);
+        Self(Arc::clone(cell))
+    }
+}
+
+impl Drop for Announcement {
+    fn drop(&mut self) {
+        self.0.store(NOTHING, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.holds.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Log {
@@ -118,6 +160,11 @@ impl Log {
         (before, before + weight)
     }
 
+    /// Whether a message with a [`Hold`] has still to be handed to the router.
+    pub(crate) fn is_held(&self) -> bool {
+        self.holds.load(Ordering::Acquire) > 0
+    }
+
     fn filter(&self) -> String {
         String::from_utf8_lossy(&self.name).into_owned()
     }
@@ -127,8 +174,13 @@ impl Router {
     /// Takes a free router of the right shape, or starts one.
     pub(crate) fn obtain(limits: &Limits) -> Arc<Self> {
         let shape = Shape {
-            // A client that leaves gives its link back a moment later: the slack bridges that moment.
-            links_max: limits.clients_max + limits.links_max + limits.handshakes_max,
+            // A client that leaves gives its link back a moment later: the slack bridges that moment. The $SYS topics
+            // have one.
+            links_max: limits.clients_max
+                + limits.absent_sessions_max
+                + limits.links_max
+                + limits.handshakes_max
+                + 1,
             log_bytes: limits.log_bytes_per_filter,
         };
         let mut routers = lock(&ROUTERS);
@@ -187,6 +239,9 @@ impl Router {
             tx,
             rx,
             outbox: VecDeque::new(),
+            endings: Vec::new(),
+            holds: Vec::new(),
+            announcement: None,
             wake_due: false,
         })
     }
@@ -206,6 +261,7 @@ impl Router {
         Arc::new(Log {
             name,
             sent_bytes: AtomicU64::new(0),
+            holds: AtomicUsize::new(0),
         })
     }
 
@@ -223,6 +279,11 @@ pub(crate) struct RouterLink {
     tx: LinkTx,
     rx: LinkRx,
     outbox: VecDeque<Packet>,
+    /// UNSUBSCRIBE packets, to go before what waits already.
+    endings: Vec<Unsubscribe>,
+    /// What packets in the outbox hold until they have been handed over.
+    holds: Vec<Hold>,
+    announcement: Option<Announcement>,
     /// The router has stopped sending until it is woken; kept here so that a cancelled wait forgets nothing.
     wake_due: bool,
 }
@@ -239,7 +300,7 @@ impl fmt::Debug for RouterLink {
 #[derive(Debug)]
 pub(crate) enum Incoming {
     Message {
-        /// The number given to [`RouterLink::queue_subscribe`].
+        /// The key given to [`RouterLink::queue_subscribe`].
         slot: usize,
         /// The message's place in its log.
         offset: u64,
@@ -261,6 +322,17 @@ impl RouterLink {
         };
         self.outbox
             .push_back(Packet::Publish(publish, Some(properties)));
+    }
+
+    /// As [`RouterLink::queue_publish`], with a hold that ends once the router has been told.
+    pub(crate) fn queue_held(&mut self, hold: Hold, envelope: &Envelope) {
+        self.queue_publish(&hold.0, envelope);
+        self.holds.push(hold);
+    }
+
+    /// Announces, until the next flush, what is going to be queued. There is one publisher to a link.
+    pub(crate) fn announce(&mut self, announcement: impl FnOnce() -> Announcement) {
+        self.announcement.get_or_insert_with(announcement);
     }
 
     pub(crate) fn queue_subscribe(&mut self, log: &Log, slot: usize) {
@@ -289,30 +361,51 @@ impl RouterLink {
             pkid: 1,
             filters: vec![log.filter()],
         };
-        self.outbox
-            .push_back(Packet::Unsubscribe(unsubscribe, None));
+        if !put_behind_subscribe(&mut self.outbox, &unsubscribe) {
+            self.endings.push(unsubscribe);
+        }
     }
 
     pub(crate) fn queue_fence(&mut self) {
         self.outbox.push_back(Packet::PingReq(PingReq));
     }
 
-    /// Hands the queued packets over.
+    /// Hands the queued packets over, all at once.
     pub(crate) fn flush(&mut self) -> Result<(), RouterGone> {
-        let Some(last) = self.outbox.pop_back() else {
+        let handed_over = self.hand_over();
+        self.holds.clear();
+        self.announcement = None;
+        handed_over
+    }
+
+    fn hand_over(&mut self) -> Result<(), RouterGone> {
+        if self.outbox.is_empty() && self.endings.is_empty() {
             return Ok(());
+        }
+        // Sending adds a packet and wakes the router, which may have taken the others by then. So the packet sent is
+        // none of them, unless there is only one.
+        let only = if self.outbox.len() == 1 && self.endings.is_empty() {
+            self.outbox.pop_back()
+        } else {
+            None
         };
         {
             let mut buffer = self.tx.buffer();
             // What lies there was announced and will be fetched together with what is added now. A router that has
             // stopped fetches nothing: past the mark it is told again, which fails if it is gone.
             let announced = !buffer.is_empty() && buffer.len() < 2 * BACKLOG_MAX;
+            for ending in self.endings.drain(..) {
+                if !put_behind_subscribe(&mut buffer, &ending) {
+                    buffer.push_front(Packet::Unsubscribe(ending, None));
+                }
+            }
             buffer.extend(self.outbox.drain(..));
             if announced {
-                buffer.push_back(last);
+                buffer.extend(only);
                 return Ok(());
             }
         }
+        let last = only.unwrap_or_else(nothing);
         // `send` is async in name only: it completes at the first poll.
         match self.tx.send(last).now_or_never() {
             Some(Ok(_)) => Ok(()),
@@ -360,6 +453,31 @@ impl RouterLink {
     pub(crate) fn try_next(&mut self) -> Result<Option<Incoming>, RouterGone> {
         self.next().now_or_never().transpose()
     }
+}
+
+/// Puts an UNSUBSCRIBE right behind the last SUBSCRIBE of the same log; false if there is none.
+fn put_behind_subscribe(packets: &mut VecDeque<Packet>, ending: &Unsubscribe) -> bool {
+    let of_same_log = |packet: &Packet| match packet {
+        Packet::Subscribe(subscribe, _) => subscribe
+            .filters
+            .iter()
+            .any(|filter| ending.filters.contains(&filter.path)),
+        _ => false,
+    };
+    let Some(at) = packets.iter().rposition(of_same_log) else {
+        return false;
+    };
+    packets.insert(at + 1, Packet::Unsubscribe(ending.clone(), None));
+    true
+}
+
+/// A packet that the router takes and does nothing about.
+fn nothing() -> Packet {
+    let unsubscribe = Unsubscribe {
+        pkid: 1,
+        filters: Vec::new(),
+    };
+    Packet::Unsubscribe(unsubscribe, None)
 }
 
 fn message(forward: Forward) -> Option<Incoming> {

@@ -25,6 +25,36 @@ pub(crate) fn is_filter(filter: &str) -> bool {
     true
 }
 
+/// What a SUBSCRIBE names: a filter, or a member's place in a group that shares one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wanted<'a> {
+    /// The group's name, `None` for a subscription that is not shared.
+    pub(crate) group: Option<&'a str>,
+    /// The filter: what access rules are asked about.
+    pub(crate) filter: &'a str,
+}
+
+/// Takes a subscription's text apart, `$share/NAME/FILTER` or a filter; `None` if it is malformed.
+pub(crate) fn wanted(text: &str) -> Option<Wanted<'_>> {
+    let wanted = match text.strip_prefix("$share/") {
+        None => Wanted {
+            group: None,
+            filter: text,
+        },
+        Some(rest) => {
+            let (name, filter) = rest.split_once('/')?;
+            if name.is_empty() || name.contains(['+', '#']) {
+                return None;
+            }
+            Wanted {
+                group: Some(name),
+                filter,
+            }
+        }
+    };
+    (text.len() <= TOPIC_LEN_MAX && is_filter(wanted.filter)).then_some(wanted)
+}
+
 /// Whether `filter` selects `topic`. A wildcard in the first level does not select topics that begin with `$`.
 pub(crate) fn matches(filter: &str, topic: &str) -> bool {
     if topic.starts_with('$') && !filter.starts_with('$') {
@@ -89,7 +119,7 @@ pub(crate) fn literal_prefix(filter: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::{covers, is_filter, is_topic, literal_prefix, matches, overlaps};
+    use super::{Wanted, covers, is_filter, is_topic, literal_prefix, matches, overlaps, wanted};
     use proptest::prelude::*;
 
     #[test]
@@ -101,6 +131,40 @@ mod tests {
             assert!(!is_filter(bad), "{bad}");
         }
         assert!(is_topic("a/b") && !is_topic("a/+") && !is_topic("") && !is_topic("a/#"));
+    }
+
+    #[test]
+    fn shared_subscriptions_are_taken_apart() {
+        let shared = |name, filter| {
+            Some(Wanted {
+                group: Some(name),
+                filter,
+            })
+        };
+        assert_eq!(wanted("$share/g/a/+"), shared("g", "a/+"));
+        assert_eq!(wanted("$share/g//"), shared("g", "/"));
+        assert_eq!(wanted("$share/g/$SYS/#"), shared("g", "$SYS/#"));
+        for plain in ["a/b", "$share", "$shared/g/a", "share/g/a"] {
+            let group = None;
+            assert_eq!(
+                wanted(plain),
+                Some(Wanted {
+                    group,
+                    filter: plain
+                })
+            );
+        }
+        for bad in [
+            "$share/",
+            "$share/g",
+            "$share/g/",
+            "$share//a",
+            "$share/g+/a",
+            "$share/#/a",
+            "$share/g/a#",
+        ] {
+            assert_eq!(wanted(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::{
         REQUEST_PROBLEM, REQUEST_RESPONSE, RESPONSE_TOPIC, SERVER_REFERENCE, SESSION_EXPIRY,
         SUBSCRIPTION_ID, TOPIC_ALIAS, TOPIC_ALIAS_MAXIMUM, USER_PROPERTY, Value, WILL_DELAY,
     },
+    reason,
 };
 use crate::message::QoS;
 
@@ -51,9 +52,11 @@ pub(crate) struct Connect<'a> {
     pub(crate) will: Option<Will<'a>>,
     pub(crate) login: Login<'a>,
     pub(crate) session_expiry_s: u32,
-    /// How many unacknowledged QoS 1 messages the client accepts; 65,535 if it does not say.
+    /// How many unacknowledged QoS 1 and 2 messages the client accepts; 65,535 if it does not say.
     pub(crate) receive_maximum: u16,
     pub(crate) packet_size_max: Option<u32>,
+    /// Topic aliases that the client understands; 0 if it does not say.
+    pub(crate) topic_aliases_max: u16,
     pub(crate) auth_method: bool,
 }
 
@@ -79,7 +82,11 @@ pub(crate) struct Will<'a> {
 pub(crate) enum Packet<'a> {
     Publish(PublishPacket<'a>),
     PubAck(u16),
-    PubRec(u16),
+    PubRec {
+        packet_id: u16,
+        /// The client refuses the message: there will be no PUBREL.
+        refused: bool,
+    },
     PubRel(u16),
     PubComp(u16),
     Subscribe {
@@ -94,6 +101,8 @@ pub(crate) enum Packet<'a> {
     PingReq,
     Disconnect {
         with_will: bool,
+        /// How long the session is to be kept from now on; `None` leaves it as it was.
+        session_expiry_s: Option<u32>,
     },
 }
 
@@ -107,7 +116,7 @@ pub(crate) struct PublishPacket<'a> {
     pub(crate) expiry_s: Option<u32>,
     /// The properties that subscribers get; rewritten only when some had to be taken out.
     pub(crate) properties: Kept<'a>,
-    pub(crate) topic_alias: bool,
+    pub(crate) topic_alias: Option<u16>,
     pub(crate) payload: &'a [u8],
 }
 
@@ -170,6 +179,7 @@ pub(crate) fn decode_connect<'a>(frame: &Frame<'a>) -> Result<Connect<'a>, Decod
         session_expiry_s: 0,
         receive_maximum: u16::MAX,
         packet_size_max: None,
+        topic_aliases_max: 0,
         auth_method: false,
     };
     if version == Version::V5 {
@@ -207,6 +217,7 @@ fn connect_properties<'a>(
                 return Err(DecodeError::Protocol("maximum packet size 0"));
             }
             (MAXIMUM_PACKET_SIZE, Value::Long(size)) => connect.packet_size_max = Some(size),
+            (TOPIC_ALIAS_MAXIMUM, Value::Short(count)) => connect.topic_aliases_max = count,
             (AUTH_METHOD, _) => connect.auth_method = true,
             (AUTH_DATA, _) => auth_data = true,
             _ => {}
@@ -276,16 +287,19 @@ pub(crate) fn decode<'a>(frame: &Frame<'a>, version: Version) -> Result<Packet<'
         3 => publish(reader, version, flags).map(Packet::Publish),
         4 => expected(0)
             .and_then(|()| ack(reader, version))
-            .map(Packet::PubAck),
+            .map(|(packet_id, _)| Packet::PubAck(packet_id)),
         5 => expected(0)
             .and_then(|()| ack(reader, version))
-            .map(Packet::PubRec),
+            .map(|(packet_id, code)| Packet::PubRec {
+                packet_id,
+                refused: code >= reason::UNSPECIFIED,
+            }),
         6 => expected(2)
             .and_then(|()| ack(reader, version))
-            .map(Packet::PubRel),
+            .map(|(packet_id, _)| Packet::PubRel(packet_id)),
         7 => expected(0)
             .and_then(|()| ack(reader, version))
-            .map(Packet::PubComp),
+            .map(|(packet_id, _)| Packet::PubComp(packet_id)),
         8 => expected(2).and_then(|()| subscribe(reader, version)),
         10 => expected(2).and_then(|()| unsubscribe(reader, version)),
         12 => {
@@ -326,7 +340,7 @@ fn publish(
         packet_id,
         expiry_s: None,
         properties: Kept::AsSent(&[]),
-        topic_alias: false,
+        topic_alias: None,
         payload: &[],
     };
     if version == Version::V5 {
@@ -353,8 +367,8 @@ fn publish_properties<'a>(
                 packet.expiry_s = Some(seconds);
                 true
             }
-            (TOPIC_ALIAS, _) => {
-                packet.topic_alias = true;
+            (TOPIC_ALIAS, Value::Short(alias)) => {
+                packet.topic_alias = Some(alias);
                 true
             }
             _ => false,
@@ -370,16 +384,18 @@ fn publish_properties<'a>(
     }
 }
 
-fn ack(mut reader: Reader<'_>, version: Version) -> Result<u16, DecodeError> {
+/// The packet id and the reason code, which is 0 where none is given.
+fn ack(mut reader: Reader<'_>, version: Version) -> Result<(u16, u8), DecodeError> {
     let packet_id = reader.packet_id()?;
+    let mut code = reason::SUCCESS;
     if version == Version::V5 && !reader.is_empty() {
-        reader.byte()?;
+        code = reader.byte()?;
         if !reader.is_empty() {
             Properties::take(&mut reader, IN_ACK)?.check()?;
         }
     }
     reader.finish()?;
-    Ok(packet_id)
+    Ok((packet_id, code))
 }
 
 fn subscribe(mut reader: Reader<'_>, version: Version) -> Result<Packet<'_>, DecodeError> {
@@ -445,16 +461,23 @@ fn unsubscribe(mut reader: Reader<'_>, version: Version) -> Result<Packet<'_>, D
 }
 
 fn disconnect(mut reader: Reader<'_>, version: Version) -> Result<Packet<'_>, DecodeError> {
-    let mut code = 0;
+    let mut code = reason::SUCCESS;
+    let mut session_expiry_s = None;
     if version == Version::V5 && !reader.is_empty() {
         code = reader.byte()?;
         if !reader.is_empty() {
-            Properties::take(&mut reader, IN_DISCONNECT)?.check()?;
+            let mut walk = Properties::take(&mut reader, IN_DISCONNECT)?;
+            while let Some(property) = walk.next_property()? {
+                if let (SESSION_EXPIRY, Value::Long(seconds)) = property {
+                    session_expiry_s = Some(seconds);
+                }
+            }
         }
     }
     reader.finish()?;
-    // Only a plain "normal disconnection" takes the will back (MQTT 5, section 3.14.4).
     Ok(Packet::Disconnect {
-        with_will: code != 0,
+        // Only a plain "normal disconnection" takes the will back (MQTT 5, section 3.14.4).
+        with_will: code != reason::SUCCESS,
+        session_expiry_s,
     })
 }

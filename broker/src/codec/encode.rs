@@ -3,8 +3,9 @@
 use super::{
     Version,
     properties::{
-        ASSIGNED_CLIENT_ID, MAXIMUM_PACKET_SIZE, MESSAGE_EXPIRY, RECEIVE_MAXIMUM, SESSION_EXPIRY,
-        SHARED_SUBSCRIPTIONS, SUBSCRIPTION_ID, length_width, put_binary, put_length,
+        ASSIGNED_CLIENT_ID, MAXIMUM_PACKET_SIZE, MESSAGE_EXPIRY, RECEIVE_MAXIMUM,
+        SERVER_KEEP_ALIVE, SESSION_EXPIRY, SUBSCRIPTION_ID, TOPIC_ALIAS, TOPIC_ALIAS_MAXIMUM,
+        length_width, put_binary, put_length,
     },
     reason,
 };
@@ -21,21 +22,36 @@ pub(crate) struct ConnAck<'a> {
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Accepted<'a> {
+    /// The broker kept the session of an earlier connection.
+    pub(crate) session_present: bool,
     pub(crate) assigned_client_id: Option<&'a str>,
+    /// How long the session is kept, where that is not what the client asked for.
+    pub(crate) session_expiry_s: Option<u32>,
+    /// The keep-alive that holds in place of the client's.
+    pub(crate) keep_alive_s: Option<u16>,
     pub(crate) packet_size_max: u32,
     pub(crate) receive_maximum: u16,
+    pub(crate) topic_aliases_max: u16,
 }
 
+/// Appends a CONNACK. What it does not mention is available by the standard's defaults: QoS 2, retained messages,
+/// wildcards, subscription identifiers, shared subscriptions.
 pub(crate) fn put_connack(out: &mut BytesMut, version: Version, connack: &ConnAck<'_>) {
+    let flags = u8::from(
+        connack
+            .accepted
+            .is_some_and(|accepted| accepted.session_present),
+    );
     if version == Version::V4 {
-        out.put_slice(&[0x20, 2, 0, v4_connect_code(connack.code)]);
+        out.put_slice(&[0x20, 2, flags, v4_connect_code(connack.code)]);
         return;
     }
     let mut block = BytesMut::new();
     if let Some(accepted) = connack.accepted {
-        // Sessions end with their connection, and the client is told so.
-        block.put_u8(SESSION_EXPIRY);
-        block.put_u32(0);
+        if let Some(seconds) = accepted.session_expiry_s {
+            block.put_u8(SESSION_EXPIRY);
+            block.put_u32(seconds);
+        }
         block.put_u8(RECEIVE_MAXIMUM);
         block.put_u16(accepted.receive_maximum);
         block.put_u8(MAXIMUM_PACKET_SIZE);
@@ -44,11 +60,16 @@ pub(crate) fn put_connack(out: &mut BytesMut, version: Version, connack: &ConnAc
             block.put_u8(ASSIGNED_CLIENT_ID);
             put_binary(&mut block, id.as_bytes());
         }
-        block.put_slice(&[SHARED_SUBSCRIPTIONS, 0]);
+        block.put_u8(TOPIC_ALIAS_MAXIMUM);
+        block.put_u16(accepted.topic_aliases_max);
+        if let Some(seconds) = accepted.keep_alive_s {
+            block.put_u8(SERVER_KEEP_ALIVE);
+            block.put_u16(seconds);
+        }
     }
     out.put_u8(0x20);
     put_length(out, 2 + length_width(block.len()) + block.len());
-    out.put_slice(&[0, connack.code]);
+    out.put_slice(&[flags, connack.code]);
     put_length(out, block.len());
     out.put_slice(&block);
 }
@@ -68,31 +89,38 @@ fn v4_connect_code(code: u8) -> u8 {
 /// One message on its way to one client.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Delivery<'a> {
+    /// Empty if the alias stands for it.
     pub(crate) topic: &'a [u8],
+    pub(crate) topic_alias: Option<u16>,
     pub(crate) qos: QoS,
+    /// Sent again.
+    pub(crate) dup: bool,
     pub(crate) retain: bool,
     /// Zero for QoS 0.
     pub(crate) packet_id: u16,
     pub(crate) properties: &'a [u8],
     pub(crate) expiry_s: Option<u32>,
-    pub(crate) subscription_id: Option<u32>,
+    pub(crate) subscription_ids: &'a [u32],
     pub(crate) payload: &'a [u8],
 }
 
 impl Delivery<'_> {
     fn properties_len(&self) -> usize {
         let expiry = if self.expiry_s.is_some() { 5 } else { 0 };
-        let subscription = self
-            .subscription_id
-            .map_or(0, |id| 1 + length_width(id as usize));
-        self.properties.len() + expiry + subscription
+        let alias = if self.topic_alias.is_some() { 3 } else { 0 };
+        let ids = self.subscription_ids.iter();
+        let ids: usize = ids.map(|&id| 1 + length_width(id as usize)).sum();
+        self.properties.len() + expiry + alias + ids
     }
 
     fn remaining(&self, version: Version) -> usize {
         let id = if self.qos == QoS::AtMostOnce { 0 } else { 2 };
         let properties = match version {
             Version::V4 => 0,
-            Version::V5 => length_width(self.properties_len()) + self.properties_len(),
+            Version::V5 => {
+                let length = self.properties_len();
+                length_width(length) + length
+            }
         };
         2 + self.topic.len() + id + properties + self.payload.len()
     }
@@ -107,7 +135,8 @@ impl Delivery<'_> {
 pub(crate) fn put_publish(out: &mut BytesMut, version: Version, delivery: &Delivery<'_>) {
     let remaining = delivery.remaining(version);
     out.reserve(5 + remaining);
-    out.put_u8(0x30 | (delivery.qos as u8) << 1 | u8::from(delivery.retain));
+    let dup = u8::from(delivery.dup) << 3;
+    out.put_u8(0x30 | dup | (delivery.qos as u8) << 1 | u8::from(delivery.retain));
     put_length(out, remaining);
     put_binary(out, delivery.topic);
     if delivery.qos != QoS::AtMostOnce {
@@ -120,7 +149,11 @@ pub(crate) fn put_publish(out: &mut BytesMut, version: Version, delivery: &Deliv
             out.put_u8(MESSAGE_EXPIRY);
             out.put_u32(seconds);
         }
-        if let Some(id) = delivery.subscription_id {
+        if let Some(alias) = delivery.topic_alias {
+            out.put_u8(TOPIC_ALIAS);
+            out.put_u16(alias);
+        }
+        for &id in delivery.subscription_ids {
             out.put_u8(SUBSCRIPTION_ID);
             put_length(out, id as usize);
         }

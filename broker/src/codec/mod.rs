@@ -51,6 +51,7 @@ pub(crate) mod reason {
     pub(crate) const BAD_PASSWORD: u8 = 0x86;
     pub(crate) const NOT_AUTHORIZED: u8 = 0x87;
     pub(crate) const SERVER_UNAVAILABLE: u8 = 0x88;
+    pub(crate) const SERVER_BUSY: u8 = 0x89;
     pub(crate) const SHUTTING_DOWN: u8 = 0x8b;
     pub(crate) const BAD_AUTH_METHOD: u8 = 0x8c;
     pub(crate) const KEEP_ALIVE_TIMEOUT: u8 = 0x8d;
@@ -62,7 +63,7 @@ pub(crate) mod reason {
     pub(crate) const TOPIC_ALIAS_INVALID: u8 = 0x94;
     pub(crate) const TOO_LARGE: u8 = 0x95;
     pub(crate) const QUOTA_EXCEEDED: u8 = 0x97;
-    pub(crate) const SHARED_NOT_SUPPORTED: u8 = 0x9e;
+    pub(crate) const ADMINISTRATIVE_ACTION: u8 = 0x98;
 }
 
 impl DecodeError {

@@ -13,6 +13,7 @@ pub(crate) const CORRELATION_DATA: u8 = 9;
 pub(crate) const SUBSCRIPTION_ID: u8 = 11;
 pub(crate) const SESSION_EXPIRY: u8 = 17;
 pub(crate) const ASSIGNED_CLIENT_ID: u8 = 18;
+pub(crate) const SERVER_KEEP_ALIVE: u8 = 19;
 pub(crate) const AUTH_METHOD: u8 = 21;
 pub(crate) const AUTH_DATA: u8 = 22;
 pub(crate) const REQUEST_PROBLEM: u8 = 23;
@@ -25,7 +26,6 @@ pub(crate) const TOPIC_ALIAS_MAXIMUM: u8 = 34;
 pub(crate) const TOPIC_ALIAS: u8 = 35;
 pub(crate) const USER_PROPERTY: u8 = 38;
 pub(crate) const MAXIMUM_PACKET_SIZE: u8 = 39;
-pub(crate) const SHARED_SUBSCRIPTIONS: u8 = 42;
 
 /// The largest number that four length bytes can hold.
 pub(crate) const LENGTH_MAX: usize = 268_435_455;
@@ -108,6 +108,12 @@ impl<'a> Properties<'a> {
             RECEIVE_MAXIMUM | TOPIC_ALIAS_MAXIMUM | TOPIC_ALIAS => Value::Short(reader.short()?),
             CORRELATION_DATA | AUTH_DATA => Value::Binary(reader.binary()?),
             SUBSCRIPTION_ID => Value::Length(u32::try_from(reader.length()?).unwrap_or(u32::MAX)),
+            RESPONSE_TOPIC => match reader.text()? {
+                topic if topic.contains(['+', '#']) => {
+                    return Err(DecodeError::Protocol("a response topic with a wildcard"));
+                }
+                topic => Value::Text(topic),
+            },
             USER_PROPERTY => Value::Pair(reader.text()?, reader.text()?),
             _ => Value::Text(reader.text()?),
         };

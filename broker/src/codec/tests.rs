@@ -106,7 +106,7 @@ fn expiry_and_alias_are_taken_out_of_the_properties() {
         panic!()
     };
     assert_eq!(publish.expiry_s, Some(9));
-    assert!(publish.topic_alias);
+    assert_eq!(publish.topic_alias, Some(1));
     assert_eq!(
         publish.properties.as_slice(),
         [0x01, 0x01, 0x26, 0, 1, b'k', 0, 1, b'v']
@@ -135,6 +135,26 @@ proptest! {
     }
 
     #[test]
+    fn a_delivery_names_all_its_subscriptions(ids in prop::collection::vec(1u32..268_435_455, 0..5)) {
+        let delivery = Delivery {
+            topic: b"t", topic_alias: None, qos: QoS::AtMostOnce, dup: false, retain: false, packet_id: 0, properties: b"",
+            expiry_s: None, subscription_ids: &ids, payload: b"",
+        };
+        let mut out = BytesMut::new();
+        put_publish(&mut out, Version::V5, &delivery);
+        prop_assert_eq!(out.len(), delivery.packet_len(Version::V5));
+        // Behind the header, the topic and the length of the properties.
+        let mut rest = &out[6..];
+        for &id in &ids {
+            prop_assert_eq!(rest[0], 0x0b);
+            let (found, width) = super::properties::split_length(&rest[1..]).unwrap();
+            prop_assert_eq!(found, id as usize);
+            rest = &rest[1 + width..];
+        }
+        prop_assert!(rest.is_empty());
+    }
+
+    #[test]
     fn a_connect_with_flipped_bytes_does_not_panic(at in 0usize..40, to in any::<u8>()) {
         let mut bytes = *b"\x00\x04MQTT\x05\xf6\x00\x3c\x05\x11\x00\x00\x00\x0a\x00\x01c\x05\x18\x00\x00\x00\x01\x00\x01w\x00\x01p\x00\x01u\x00\x01p";
         let length = bytes.len();
@@ -145,14 +165,17 @@ proptest! {
     #[test]
     fn a_delivery_decodes_to_itself(
         payload in prop::collection::vec(any::<u8>(), 0..300),
-        qos in 0u8..2,
+        qos in 0u8..3,
         retain in any::<bool>(),
+        dup in any::<bool>(),
+        alias in prop::option::of(1u16..),
         v5 in any::<bool>(),
     ) {
         let version = if v5 { Version::V5 } else { Version::V4 };
         let qos = QoS::from_bits(qos).unwrap();
         let delivery = Delivery {
-            topic: b"a/b", qos, retain, packet_id: 7, properties: b"\x01\x01", expiry_s: Some(3), subscription_id: None, payload: &payload,
+            topic: b"a/b", topic_alias: alias, qos, dup: dup && qos != QoS::AtMostOnce, retain, packet_id: 7, properties: b"\x01\x01",
+            expiry_s: Some(3), subscription_ids: &[], payload: &payload,
         };
         let mut out = BytesMut::new();
         put_publish(&mut out, version, &delivery);
@@ -161,5 +184,7 @@ proptest! {
         prop_assert_eq!(publish.topic, "a/b");
         prop_assert_eq!((publish.qos, publish.retain, publish.payload), (qos, retain, &payload[..]));
         prop_assert_eq!(publish.expiry_s, v5.then_some(3));
+        prop_assert_eq!(publish.topic_alias, alias.filter(|_| v5));
+        prop_assert_eq!(out[0] & 0b1000 != 0, delivery.dup);
     }
 }

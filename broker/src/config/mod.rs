@@ -1,6 +1,13 @@
 //! Configuration: a file, or a `[broker]` table inside another one, checked when it is read.
 
+mod bridge;
+mod listener;
 mod raw;
+
+pub use bridge::{
+    Bridge, BridgeLogin, BridgePassword, BridgeProblem, BridgeRoute, BridgeTls, BridgeVersion,
+};
+pub use listener::{ClientCertificates, Listener, TlsFiles, WebSocket};
 
 use crate::topic;
 use raw::{RawConfig, RawLimits};
@@ -20,9 +27,11 @@ use thiserror::Error;
 pub struct Config {
     /// Where clients connect; `None` for a broker that serves links of its own process only. Port 0 takes a free one.
     pub listen: Option<SocketAddr>,
+    /// Further addresses, with TLS and WebSocket.
+    pub listeners: Vec<Listener>,
     /// Whether clients without a user name are let in.
     pub allow_anonymous: bool,
-    /// States that anonymous clients are wanted although the address can be reached from other machines.
+    /// States that anonymous clients are wanted although other machines, or all web pages, can reach a listener.
     pub expose_anonymous: bool,
     /// Who may connect with a password.
     pub users: Vec<User>,
@@ -40,6 +49,10 @@ pub struct Config {
     pub sys_interval: Duration,
     /// Where Prometheus reads the broker's metrics over HTTP; `None` for nowhere.
     pub metrics_listen: Option<SocketAddr>,
+    /// The broker's name in the property that keeps bridges from passing a message round and round; `None` makes one up.
+    pub broker_id: Option<String>,
+    /// Connections to other brokers.
+    pub bridges: Vec<Bridge>,
     /// Bounds on what clients can use up.
     pub limits: Limits,
 }
@@ -164,6 +177,8 @@ pub struct Limits {
     pub connections_per_address_max: usize,
     /// Connections accepted in a second from one network address, with twice as many in a burst. Loopback is exempt.
     pub connects_per_second_max: u32,
+    /// Whether the bounds per address spare loopback. Tests, which have no other address, turn it off; the file cannot.
+    pub loopback_exempt: bool,
     /// How long a refused login waits for its answer.
     pub login_failure_delay: Duration,
     /// The longest keep-alive. MQTT 5 clients that ask for more, or for none, are told to use this one, so that a vanished client is noticed
@@ -205,6 +220,7 @@ impl Default for Limits {
             retained_bytes_max: 32 * 1024 * 1024,
             connections_per_address_max: 256,
             connects_per_second_max: 50,
+            loopback_exempt: true,
             login_failure_delay: Duration::from_secs(1),
             keep_alive_max: Duration::from_secs(60),
             topic_aliases_max: 32,
@@ -232,6 +248,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 1883))),
+            listeners: Vec::new(),
             allow_anonymous: false,
             expose_anonymous: false,
             users: Vec::new(),
@@ -242,6 +259,8 @@ impl Default for Config {
             retained_flush_interval: Duration::from_secs(1),
             sys_interval: Duration::from_secs(10),
             metrics_listen: None,
+            broker_id: None,
+            bridges: Vec::new(),
             limits: Limits::default(),
         }
     }
@@ -277,6 +296,27 @@ pub enum ConfigError {
         /// Its value.
         value: String,
     },
+    /// A listener cannot be as it is described.
+    #[error("listener {address}: {problem}")]
+    Listener {
+        /// Its address.
+        address: SocketAddr,
+        /// What is wrong, and its mend.
+        problem: String,
+    },
+    /// A bridge cannot be as it is described.
+    #[error("bridge {name:?}: {problem}")]
+    Bridge {
+        /// Its name.
+        name: String,
+        /// What is wrong, and its mend.
+        problem: BridgeProblem,
+    },
+    /// The broker's id does not fit into the property that tells loops.
+    #[error(
+        "broker_id is {0:?}, expected auto, or 1 to 64 of the characters a-z, A-Z, 0-9, '-' and '_'"
+    )]
+    BrokerId(String),
     /// A duration does not parse.
     #[error("{key} is {value:?}, expected a duration such as 10s")]
     Duration {
@@ -314,7 +354,7 @@ pub enum ConfigError {
     /// Anonymous clients would be let in from other machines.
     #[error(
         "anonymous clients would be let in from other machines at {0}: listen on a loopback address, add users and \
-         set allow_anonymous = false, or state expose_anonymous = true"
+         set allow_anonymous = false, require client certificates, or state expose_anonymous = true"
     )]
     AnonymousExposed(SocketAddr),
 }
@@ -334,6 +374,12 @@ impl Config {
             path: name(),
             source: Box::new(source),
         })
+    }
+
+    /// `listen` and the listeners, in the order in which their addresses are told.
+    pub(crate) fn all_listeners(&self) -> impl Iterator<Item = Listener> {
+        let plain = self.listen.map(Listener::tcp);
+        plain.into_iter().chain(self.listeners.iter().cloned())
     }
 
     /// Checks what the types do not: ranges, names, filters, and that anonymous access is not opened by accident.
@@ -388,22 +434,22 @@ impl Config {
             if !topic::is_filter(&rule.filter) {
                 return Err(ConfigError::Filter(rule.filter.clone()));
             }
+            // Names in certificates are not listed anywhere.
             if let Who::User(name) = &rule.who
+                && self
+                    .listeners
+                    .iter()
+                    .all(|listener| !listener.knows_certificates())
                 && !names.contains(name.as_str())
             {
                 return Err(ConfigError::UnknownUser(name.clone()));
             }
         }
-        match self.listen {
-            Some(address)
-                if self.allow_anonymous
-                    && !self.expose_anonymous
-                    && !address.ip().is_loopback() =>
-            {
-                return Err(ConfigError::AnonymousExposed(address));
-            }
-            _ => {}
+        let anonymous = self.allow_anonymous && !self.expose_anonymous;
+        for listener in self.all_listeners() {
+            listener.validate(anonymous)?;
         }
+        bridge::validate(self)?;
         self.limits.validate()
     }
 }

@@ -1,6 +1,6 @@
 //! The shape of the file, before its values are checked.
 
-use super::{Config, ConfigError, Effect, Limits, Rule, User};
+use super::{Bridge, Config, ConfigError, Effect, Limits, Listener, Rule, User};
 use serde::Deserialize;
 use std::{net::SocketAddr, time::Duration};
 
@@ -8,6 +8,8 @@ use std::{net::SocketAddr, time::Duration};
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawConfig {
     listen: String,
+    #[serde(rename = "listener")]
+    listeners: Vec<Listener>,
     allow_anonymous: bool,
     expose_anonymous: bool,
     #[serde(rename = "user")]
@@ -20,6 +22,9 @@ pub(super) struct RawConfig {
     retained_flush_interval: String,
     sys_interval: String,
     metrics_listen: String,
+    broker_id: String,
+    #[serde(rename = "bridge")]
+    bridges: Vec<Bridge>,
     limits: Limits,
 }
 
@@ -27,6 +32,7 @@ impl Default for RawConfig {
     fn default() -> Self {
         let Config {
             listen,
+            listeners,
             allow_anonymous,
             expose_anonymous,
             users,
@@ -37,6 +43,8 @@ impl Default for RawConfig {
             retained_flush_interval,
             sys_interval,
             metrics_listen,
+            broker_id: _,
+            bridges,
             limits,
         } = Config::default();
         let text = |address: Option<SocketAddr>| {
@@ -45,6 +53,7 @@ impl Default for RawConfig {
         let span = |duration| humantime::format_duration(duration).to_string();
         Self {
             listen: text(listen),
+            listeners,
             allow_anonymous,
             expose_anonymous,
             users,
@@ -55,6 +64,8 @@ impl Default for RawConfig {
             retained_flush_interval: span(retained_flush_interval),
             sys_interval: span(sys_interval),
             metrics_listen: text(metrics_listen),
+            broker_id: "auto".to_owned(),
+            bridges,
             limits,
         }
     }
@@ -66,6 +77,7 @@ impl TryFrom<RawConfig> for Config {
     fn try_from(raw: RawConfig) -> Result<Self, ConfigError> {
         let config = Self {
             listen: address("listen", &raw.listen)?,
+            listeners: raw.listeners,
             allow_anonymous: raw.allow_anonymous,
             expose_anonymous: raw.expose_anonymous,
             users: raw.users,
@@ -79,6 +91,8 @@ impl TryFrom<RawConfig> for Config {
             )?,
             sys_interval: duration("sys_interval", raw.sys_interval)?,
             metrics_listen: address("metrics_listen", &raw.metrics_listen)?,
+            broker_id: (raw.broker_id != "auto").then_some(raw.broker_id),
+            bridges: raw.bridges,
             limits: raw.limits,
         };
         config.validate()?;
@@ -178,6 +192,7 @@ impl TryFrom<RawLimits> for Limits {
             retained_bytes_max: raw.retained_bytes_max,
             connections_per_address_max: raw.connections_per_address_max,
             connects_per_second_max: raw.connects_per_second_max,
+            loopback_exempt: true,
             login_failure_delay: duration("login_failure_delay", raw.login_failure_delay)?,
             keep_alive_max: duration("keep_alive_max", raw.keep_alive_max)?,
             topic_aliases_max: raw.topic_aliases_max,

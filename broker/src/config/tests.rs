@@ -19,6 +19,7 @@ fn the_shipped_file_is_the_defaults_and_names_every_key() {
         "retained_flush_interval",
         "sys_interval",
         "metrics_listen",
+        "broker_id",
         "clients_max",
         "links_max",
         "handshakes_max",
@@ -63,6 +64,8 @@ fn the_examples_in_the_shipped_file_are_valid() {
         .collect();
     let config: Config = toml::from_str(&with_examples).unwrap();
     assert!(!config.users.is_empty() && !config.rules.is_empty());
+    assert_eq!(config.listeners.len(), 2);
+    assert!(!config.bridges.is_empty());
 }
 
 #[test]

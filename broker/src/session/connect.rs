@@ -1,49 +1,72 @@
-//! The handshake: CONNECT in time, within limits, from somebody who may.
+//! The handshake: CONNECT in time, within limits, from somebody who may; then the way to the session.
 
 use super::{
+    Session,
+    aliases::{Given, Taken},
+    connection::Connection,
     count_refusal,
+    registry::{Clients, Found, Ticket},
     wire::{self, Wire},
 };
 use crate::{
-    auth::{Access, Credentials, LoginRefused},
-    codec::{self, Accepted, ConnAck, Connect, DecodeError, Framed, Version, Will, reason},
-    hub::{Clients, Hub, Ticket},
+    auth::{Access, Credentials, Gate, Identity, LoginRefused},
+    codec::{self, Accepted, ConnAck, Connect, DecodeError, Framed, Version, reason},
+    hub::Hub,
     message::QoS,
     router::RouterLink,
     topic,
+    transport::HandshakePlace,
 };
-use std::{sync::Arc, time::Duration};
-use tracing::{debug, warn};
+use futures_util::future::BoxFuture;
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::time::timeout_at;
+use tracing::{Span, debug, warn};
 
 /// QoS 2 publications that one client may have under way: their packet ids are remembered.
 pub(super) const RECEIVE_MAXIMUM: u16 = 1_024;
 
-/// Bytes of a client id: they are held for each connection, and go into rules and logs.
+/// Bytes of a client id: they are held for each session, and go into rules and logs.
 const CLIENT_ID_BYTES_MAX: usize = 1_024;
 
-/// How long a client waits for the one whose id it takes over to publish its will. That one is woken at once.
-const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client waits for the session of its id to end or to take it. Either is a matter of milliseconds: the
+/// session's task never waits for its client.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A client that was let in.
-pub(super) struct Admitted {
-    pub(super) version: Version,
-    pub(super) client_id: Arc<str>,
-    pub(super) user: Option<Arc<str>>,
+/// A client that was let in and has no session yet.
+pub(crate) struct Newcomer {
+    pub(super) connection: Box<Connection>,
+    pub(super) identity: Identity,
     pub(super) access: Access,
+    /// Different for each connection.
     pub(super) origin: u32,
-    pub(super) will: Option<OwnedWill>,
-    pub(super) keep_alive: Option<Duration>,
-    pub(super) packet_size_max: usize,
-    pub(super) window: usize,
-    pub(super) ticket: Ticket,
-    pub(super) link: RouterLink,
+    /// It wants a new session.
+    pub(super) clean: bool,
+    /// For how long its session is to be kept.
+    pub(super) expiry_s: u32,
+    /// The users and rules by which it was let in.
+    pub(super) gate: Arc<Gate>,
+    /// The handshake's place, given back once there is a session.
+    pub(super) place: Option<HandshakePlace>,
+    terms: Terms,
 }
 
-pub(super) struct OwnedWill {
+/// What the client did not ask for and is told.
+struct Terms {
+    assigned_id: bool,
+    expiry_s: Option<u32>,
+    keep_alive_s: Option<u16>,
+}
+
+pub(super) struct Will {
     pub(super) topic: String,
     pub(super) payload: Vec<u8>,
     pub(super) qos: QoS,
     pub(super) retain: bool,
+    pub(super) delay_s: u32,
     pub(super) expiry_s: Option<u32>,
     pub(super) properties: Vec<u8>,
 }
@@ -54,15 +77,26 @@ struct Refusal {
     code: u8,
 }
 
+/// A client that may have a session.
+struct Admitted {
+    identity: Identity,
+    access: Access,
+    gate: Arc<Gate>,
+    origin: u32,
+    assigned_id: bool,
+    will: Option<Will>,
+}
+
 /// Reads CONNECT and lets the client in, or answers why not. `None` ends the connection; the reason is counted.
 pub(super) async fn handshake(
-    wire: &mut Wire,
+    mut wire: Wire,
     certificate_name: Option<Arc<str>>,
+    place: HandshakePlace,
     hub: &Arc<Hub>,
-) -> Option<Admitted> {
+) -> Option<Box<Newcomer>> {
     let packet = tokio::select! {
         () = hub.stop.cancelled() => return None,
-        packet = tokio::time::timeout(hub.limits.handshake_timeout, first_packet(wire, hub)) => packet,
+        packet = tokio::time::timeout_at(place.deadline.into(), first_packet(&mut wire, hub)) => packet,
     };
     let Ok(packet) = packet else {
         hub.counters.handshake_timeouts.bump();
@@ -76,7 +110,9 @@ pub(super) async fn handshake(
         Err(error) => Err(error),
     };
     let outcome = match decoded {
-        Ok(connect) => admit(wire, hub, &connect, certificate_name).await,
+        Ok(connect) => admit(hub, &connect, certificate_name)
+            .await
+            .map(|admitted| (connect, admitted)),
         Err(error) => {
             count_refusal(hub, error);
             match error {
@@ -95,21 +131,25 @@ pub(super) async fn handshake(
         }
     };
     match outcome {
-        Ok(admitted) => Some(admitted),
+        Ok((connect, admitted)) => Some(Newcomer::new(wire, place, &connect, admitted, hub)),
         Err(Refusal { version, code }) => {
-            debug!(code, "CONNECT refused");
-            codec::put_connack(
-                &mut wire.out,
-                version,
-                &ConnAck {
-                    code,
-                    accepted: None,
-                },
-            );
-            wire.close().await;
+            refuse(&mut wire, version, code).await;
             None
         }
     }
+}
+
+async fn refuse(wire: &mut Wire, version: Version, code: u8) {
+    debug!(code, "CONNECT refused");
+    codec::put_connack(
+        &mut wire.out,
+        version,
+        &ConnAck {
+            code,
+            accepted: None,
+        },
+    );
+    wire.close().await;
 }
 
 async fn first_packet(wire: &mut Wire, hub: &Hub) -> Option<bytes::BytesMut> {
@@ -143,7 +183,6 @@ async fn first_packet(wire: &mut Wire, hub: &Hub) -> Option<bytes::BytesMut> {
 }
 
 async fn admit(
-    wire: &mut Wire,
     hub: &Arc<Hub>,
     connect: &Connect<'_>,
     certificate_name: Option<Arc<str>>,
@@ -191,62 +230,17 @@ async fn admit(
         .map(|will| check_will(hub, &access, will))
         .transpose()
         .map_err(refuse)?;
-    let Some((ticket, before)) = Clients::enter(hub, &identity.client_id, origin) else {
-        counters.refused_clients.bump();
-        warn!(
-            limit = hub.limits.clients_max,
-            "all places for clients are taken"
-        );
-        return Err(refuse(reason::QUOTA_EXCEEDED));
-    };
-    if let Some(gone) = before
-        && tokio::time::timeout(TAKEOVER_TIMEOUT, gone.cancelled())
-            .await
-            .is_err()
-    {
-        warn!(
-            client_id,
-            "the client that was taken over did not end in time"
-        );
-    }
-    let Some(link) = obtain_link(hub).await else {
-        return Err(refuse(reason::SERVER_UNAVAILABLE));
-    };
-    let limits = &hub.limits;
-    let packet_bytes_max = limits.packet_bytes_max();
-    let accepted = Accepted {
-        assigned_client_id: assigned.as_deref(),
-        packet_size_max: u32::try_from(packet_bytes_max).unwrap_or(u32::MAX),
-        receive_maximum: RECEIVE_MAXIMUM,
-    };
-    codec::put_connack(
-        &mut wire.out,
-        version,
-        &ConnAck {
-            code: reason::SUCCESS,
-            accepted: Some(accepted),
-        },
-    );
     Ok(Admitted {
-        version,
-        client_id: identity.client_id,
-        user: identity.user,
+        identity,
         access,
+        gate,
         origin,
+        assigned_id: assigned.is_some(),
         will,
-        // A client may be silent for one and a half times its keep-alive (MQTT 5, section 3.1.2.10); 0 turns it off.
-        keep_alive: (connect.keep_alive_s > 0)
-            .then(|| Duration::from_millis(u64::from(connect.keep_alive_s) * 1_500)),
-        packet_size_max: connect
-            .packet_size_max
-            .map_or(usize::MAX, |size| size as usize),
-        window: usize::from(connect.receive_maximum.min(limits.inflight_max)),
-        ticket,
-        link,
     })
 }
 
-fn check_will(hub: &Hub, access: &Access, will: &Will<'_>) -> Result<OwnedWill, u8> {
+fn check_will(hub: &Hub, access: &Access, will: &codec::Will<'_>) -> Result<Will, u8> {
     if !topic::is_topic(will.topic) {
         hub.counters.refused_will.bump();
         return Err(reason::TOPIC_INVALID);
@@ -259,21 +253,174 @@ fn check_will(hub: &Hub, access: &Access, will: &Will<'_>) -> Result<OwnedWill, 
         hub.counters.refused_will.bump();
         return Err(reason::NOT_AUTHORIZED);
     }
-    // A session ends with its connection, and with it any delay of the will (MQTT 5, section 3.1.3.2.2).
-    if will.delay_s > 0 {
-        debug!(
-            delay_s = will.delay_s,
-            "the will's delay is cut short by the end of the session"
-        );
-    }
-    Ok(OwnedWill {
+    Ok(Will {
         topic: will.topic.to_owned(),
         payload: will.payload.to_vec(),
         qos: will.qos,
         retain: will.retain,
+        delay_s: will.delay_s,
         expiry_s: will.expiry_s,
         properties: will.properties.clone(),
     })
+}
+
+/// The longest time for which a session is kept.
+pub(super) fn expiry_max_s(hub: &Hub) -> u32 {
+    if hub.limits.absent_sessions_max == 0 {
+        return 0;
+    }
+    u32::try_from(hub.limits.session_expiry_max.as_secs()).unwrap_or(u32::MAX)
+}
+
+/// The keep-alive in seconds, and the broker's if that is not the client's: one that MQTT 3.1.1 asks for holds, since
+/// it cannot be told another. 0 is none.
+fn keep_alive_s(connect: &Connect<'_>, hub: &Hub) -> (u16, Option<u16>) {
+    let asked = connect.keep_alive_s;
+    let max = u16::try_from(hub.limits.keep_alive_max.as_secs()).unwrap_or(u16::MAX);
+    if connect.version == Version::V5 && (asked == 0 || asked > max) {
+        (max, Some(max))
+    } else {
+        (asked, None)
+    }
+}
+
+impl fmt::Debug for Newcomer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Newcomer")
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Newcomer {
+    fn new(
+        wire: Wire,
+        place: HandshakePlace,
+        connect: &Connect<'_>,
+        admitted: Admitted,
+        hub: &Hub,
+    ) -> Box<Self> {
+        let limits = &hub.limits;
+        let (keep_alive_s, told_keep_alive_s) = keep_alive_s(connect, hub);
+        let asked_expiry_s = match (connect.version, connect.clean) {
+            (Version::V5, _) => connect.session_expiry_s,
+            (Version::V4, true) => 0,
+            (Version::V4, false) => u32::MAX,
+        };
+        let expiry_s = asked_expiry_s.min(expiry_max_s(hub));
+        let connection = Connection {
+            wire,
+            version: connect.version,
+            will: admitted.will,
+            // A client may be silent for one and a half times its keep-alive (MQTT 5, section 3.1.2.10).
+            keep_alive: (keep_alive_s > 0)
+                .then(|| Duration::from_millis(u64::from(keep_alive_s) * 1_500)),
+            packet_size_max: connect
+                .packet_size_max
+                .map_or(usize::MAX, |size| size as usize),
+            window: usize::from(connect.receive_maximum.min(limits.inflight_max)),
+            given: Given::new(limits.topic_aliases_max),
+            taken: Taken::new(connect.topic_aliases_max.min(limits.topic_aliases_max)),
+            asked_to_stay: asked_expiry_s > 0,
+            unread: true,
+            last_heard: Instant::now(),
+            span: Span::current(),
+        };
+        Box::new(Self {
+            connection: Box::new(connection),
+            identity: admitted.identity,
+            access: admitted.access,
+            gate: admitted.gate,
+            origin: admitted.origin,
+            clean: connect.clean,
+            expiry_s,
+            place: Some(place),
+            terms: Terms {
+                assigned_id: admitted.assigned_id,
+                expiry_s: (expiry_s != asked_expiry_s).then_some(expiry_s),
+                keep_alive_s: told_keep_alive_s,
+            },
+        })
+    }
+
+    /// Makes the CONNACK ready that lets the client in.
+    pub(super) fn accept(&mut self, session_present: bool, hub: &Hub) {
+        let limits = &hub.limits;
+        let accepted = Accepted {
+            session_present,
+            assigned_client_id: self.terms.assigned_id.then_some(&*self.identity.client_id),
+            session_expiry_s: self.terms.expiry_s,
+            keep_alive_s: self.terms.keep_alive_s,
+            packet_size_max: u32::try_from(limits.packet_bytes_max()).unwrap_or(u32::MAX),
+            receive_maximum: RECEIVE_MAXIMUM,
+            topic_aliases_max: limits.topic_aliases_max,
+        };
+        let connack = ConnAck {
+            code: reason::SUCCESS,
+            accepted: Some(accepted),
+        };
+        let connection = &mut *self.connection;
+        codec::put_connack(&mut connection.wire.out, connection.version, &connack);
+        hub.counters.connected.bump();
+        debug!(client_id = %self.identity.client_id, user = ?self.identity.user, session_present, "client connected");
+    }
+
+    async fn refuse(mut self: Box<Self>, code: u8) {
+        let connection = &mut *self.connection;
+        refuse(&mut connection.wire, connection.version, code).await;
+    }
+}
+
+/// Finds or makes the session of a client that was let in. Sessions that end call this for those that came too late
+/// for them, hence the box.
+pub(super) fn settle(newcomer: Box<Newcomer>, hub: Arc<Hub>) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let deadline = (Instant::now() + SETTLE_TIMEOUT).into();
+        loop {
+            match Clients::enter(&hub, &newcomer) {
+                Found::Free(ticket) => return open(newcomer, ticket, &hub).await,
+                Found::Session(attach) => match timeout_at(deadline, attach.reserve()).await {
+                    Ok(Ok(permit)) => return permit.send(newcomer),
+                    // The session has ended in between: look again.
+                    Ok(Err(_)) => tokio::task::yield_now().await,
+                    Err(_) => break,
+                },
+                Found::Ending(gone) => {
+                    if timeout_at(deadline, gone.cancelled()).await.is_err() {
+                        break;
+                    }
+                }
+                Found::NotOwner => {
+                    hub.counters.refused_owner.bump();
+                    debug!(client_id = %newcomer.identity.client_id, "the client id belongs to a session of another user");
+                    return newcomer.refuse(reason::NOT_AUTHORIZED).await;
+                }
+                Found::Full => {
+                    hub.counters.refused_clients.bump();
+                    let limit = hub.limits.clients_max;
+                    warn!(limit, "all places for clients are taken");
+                    return newcomer.refuse(reason::QUOTA_EXCEEDED).await;
+                }
+            }
+            if hub.stop.is_cancelled() {
+                return newcomer.refuse(reason::SHUTTING_DOWN).await;
+            }
+        }
+        hub.counters.refused_busy.bump();
+        warn!(client_id = %newcomer.identity.client_id, "the session of a client id did not yield in time");
+        newcomer.refuse(reason::SERVER_BUSY).await;
+    })
+}
+
+/// Starts a new session.
+async fn open(mut newcomer: Box<Newcomer>, ticket: Ticket, hub: &Arc<Hub>) {
+    let Some(link) = obtain_link(hub).await else {
+        ticket.end().await;
+        return newcomer.refuse(reason::SERVER_UNAVAILABLE).await;
+    };
+    newcomer.accept(false, hub);
+    let (session, connection) = Session::new(*newcomer, link, Arc::clone(hub));
+    hub.tasks.spawn(session.run(connection, ticket));
 }
 
 async fn obtain_link(hub: &Arc<Hub>) -> Option<RouterLink> {

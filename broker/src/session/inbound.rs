@@ -1,18 +1,22 @@
 //! Packets from the client.
 
-use super::{End, Session, granted, wire};
+use super::{
+    End, Session,
+    aliases::Refused,
+    connect::{RECEIVE_MAXIMUM, expiry_max_s},
+    connection::Connection,
+    inflight::Awaits,
+    wire::{self, OUT_HIGH},
+};
 use crate::{
     codec::{self, DecodeError, Framed, Packet, PublishPacket, SubscribeFilter, Version, reason},
     inbox::{Options, Subscribed},
     message::{Draft, QoS},
     publisher::Published,
-    topic,
+    topic::{self, Wanted},
 };
 use bytes::BytesMut;
 use tracing::debug;
-
-use super::connect::RECEIVE_MAXIMUM;
-use super::wire::OUT_HIGH;
 
 /// Publications between two looks at whether the publisher must wait.
 const HOLD_CHECK: usize = 128;
@@ -25,48 +29,56 @@ pub(super) struct PendingSubAck {
     waiting: usize,
     /// Slots whose retained messages are due after the SUBACK.
     retained: Vec<usize>,
+    /// The connection that awaits it is still there.
+    wanted: bool,
+}
+
+impl PendingSubAck {
+    /// Notes that the connection that awaits it has ended.
+    pub(super) fn orphan(&mut self) {
+        self.wanted = false;
+    }
 }
 
 impl Session {
     /// Deals with the complete packets in the read buffer, as far as answers fit and the publisher need not wait.
-    pub(super) fn process_input(&mut self) -> Result<(), End> {
-        let mut input = std::mem::take(&mut self.wire.input);
-        let (consumed, outcome) = self.process(&input);
+    pub(super) fn process_input(&mut self, conn: &mut Connection) -> Result<(), End> {
+        let mut input = std::mem::take(&mut conn.wire.input);
+        let (consumed, outcome) = self.process(conn, &input);
         wire::consumed(&mut input, consumed);
-        self.wire.input = input;
+        conn.wire.input = input;
         let flushed = self.link.flush();
-        self.hub
-            .counters
-            .messages_in
-            .add(std::mem::take(&mut self.taken_in));
+        let counters = &self.hub.counters;
+        self.taken_in
+            .settle(&counters.messages_in, &counters.payload_bytes_in);
         outcome?;
         flushed?;
         self.held = self.publisher.is_held(&self.link);
         Ok(())
     }
 
-    fn process(&mut self, input: &BytesMut) -> (usize, Result<(), End>) {
+    fn process(&mut self, conn: &mut Connection, input: &BytesMut) -> (usize, Result<(), End>) {
         let limit = self.hub.limits.packet_bytes_max();
         let mut at = 0;
         let mut packets = 0;
         loop {
             packets += 1;
-            if self.wire.out.len() >= OUT_HIGH || packets > HOLD_CHECK || self.publisher.sees_lag()
+            if conn.wire.out.len() >= OUT_HIGH || packets > HOLD_CHECK || self.publisher.sees_lag()
             {
-                self.unread = true;
+                conn.unread = true;
                 return (at, Ok(()));
             }
             let frame = match codec::frame(&input[at..], limit) {
                 Ok(Framed::Complete(frame)) => frame,
                 Ok(Framed::Partial(_)) => {
-                    self.unread = false;
+                    conn.unread = false;
                     return (at, Ok(()));
                 }
                 Err(error) => return (at, Err(End::Refused(error))),
             };
-            let done = codec::decode(&frame, self.version)
+            let done = codec::decode(&frame, conn.version)
                 .map_err(End::Refused)
-                .and_then(|packet| self.on_packet(packet));
+                .and_then(|packet| self.on_packet(conn, packet));
             at += frame.length;
             if let Err(end) = done {
                 return (at, Err(end));
@@ -74,33 +86,30 @@ impl Session {
         }
     }
 
-    fn on_packet(&mut self, packet: Packet<'_>) -> Result<(), End> {
+    fn on_packet(&mut self, conn: &mut Connection, packet: Packet<'_>) -> Result<(), End> {
         match packet {
-            Packet::Publish(publish) => return self.on_publish(&publish),
+            Packet::Publish(publish) => return self.on_publish(conn, &publish),
             Packet::PubAck(packet_id) => {
-                if !self.inflight.remove(&packet_id) {
+                if !self.inflight.end(packet_id, Awaits::PubAck) {
                     debug!(packet_id, "an acknowledgement of nothing");
                 }
             }
+            Packet::PubRec { packet_id, refused } => self.on_pubrec(conn, packet_id, refused),
             Packet::PubRel(packet_id) => {
                 let known = self.received.remove(&packet_id);
-                let code = if known {
-                    reason::SUCCESS
-                } else {
-                    reason::PACKET_ID_NOT_FOUND
-                };
-                codec::put_ack(&mut self.wire.out, self.version, 0x70, packet_id, code);
+                put_answer(conn, 0x70, packet_id, known);
             }
-            // Nothing of QoS 2 is ever sent to a client.
-            Packet::PubRec(_) | Packet::PubComp(_) => {
-                return Err(End::Rejected(reason::PROTOCOL_ERROR));
+            Packet::PubComp(packet_id) => {
+                if !self.inflight.end(packet_id, Awaits::PubComp) {
+                    debug!(packet_id, "a completion of nothing");
+                }
             }
             Packet::Subscribe {
                 packet_id,
                 subscription_id,
                 filters,
             } => {
-                self.on_subscribe(packet_id, subscription_id, &filters);
+                return self.on_subscribe(conn, packet_id, subscription_id, &filters);
             }
             Packet::Unsubscribe { packet_id, filters } => {
                 let mut codes = Vec::with_capacity(filters.len());
@@ -112,15 +121,50 @@ impl Session {
                         reason::NO_SUBSCRIPTION
                     });
                 }
-                codec::put_unsuback(&mut self.wire.out, self.version, packet_id, &codes);
+                codec::put_unsuback(&mut conn.wire.out, conn.version, packet_id, &codes);
             }
-            Packet::PingReq => codec::put_pingresp(&mut self.wire.out),
-            Packet::Disconnect { with_will } => return Err(End::Disconnected { with_will }),
+            Packet::PingReq => codec::put_pingresp(&mut conn.wire.out),
+            Packet::Disconnect {
+                with_will,
+                session_expiry_s,
+            } => return Err(self.on_disconnect(conn, with_will, session_expiry_s)),
         }
         Ok(())
     }
 
-    fn on_publish(&mut self, publish: &PublishPacket<'_>) -> Result<(), End> {
+    fn on_pubrec(&mut self, conn: &mut Connection, packet_id: u16, refused: bool) {
+        if refused {
+            // The delivery ends here (MQTT 5, section 4.3.3).
+            if !self.inflight.end(packet_id, Awaits::PubRec) {
+                debug!(packet_id, "a refusal of nothing");
+            }
+            return;
+        }
+        let known = self.inflight.received(packet_id);
+        put_answer(conn, 0x62, packet_id, known);
+    }
+
+    fn on_disconnect(
+        &mut self,
+        conn: &Connection,
+        with_will: bool,
+        session_expiry_s: Option<u32>,
+    ) -> End {
+        if let Some(seconds) = session_expiry_s {
+            // What was to end with its connection cannot be kept after all (MQTT 5, section 3.14.2.2.2).
+            if seconds > 0 && !conn.asked_to_stay {
+                return End::Rejected(reason::PROTOCOL_ERROR);
+            }
+            self.expiry_s = seconds.min(expiry_max_s(&self.hub));
+        }
+        End::Disconnected { with_will }
+    }
+
+    fn on_publish(
+        &mut self,
+        conn: &mut Connection,
+        publish: &PublishPacket<'_>,
+    ) -> Result<(), End> {
         let limit = self.hub.limits.payload_bytes_max;
         if publish.payload.len() > limit {
             return Err(End::Refused(DecodeError::TooLarge {
@@ -128,20 +172,23 @@ impl Session {
                 limit,
             }));
         }
-        if publish.topic_alias {
-            return Err(End::Rejected(reason::TOPIC_ALIAS_INVALID));
-        }
+        let topic = match publish.topic_alias {
+            None if publish.topic.is_empty() && conn.version == Version::V5 => {
+                return Err(End::Rejected(reason::PROTOCOL_ERROR));
+            }
+            None => publish.topic,
+            Some(alias) => match conn.given.resolve(alias, publish.topic) {
+                Ok(topic) => topic,
+                Err(Refused::Invalid) => return Err(End::Rejected(reason::TOPIC_ALIAS_INVALID)),
+                Err(Refused::TooLong) => return Err(End::Rejected(reason::QUOTA_EXCEEDED)),
+            },
+        };
         let PublishPacket { qos, packet_id, .. } = *publish;
+        let (out, version) = (&mut conn.wire.out, conn.version);
         if qos == QoS::ExactlyOnce {
             if self.received.contains(&packet_id) {
                 // A repetition: it was published when it came first.
-                codec::put_ack(
-                    &mut self.wire.out,
-                    self.version,
-                    0x50,
-                    packet_id,
-                    reason::SUCCESS,
-                );
+                codec::put_ack(out, version, 0x50, packet_id, reason::SUCCESS);
                 return Ok(());
             }
             if self.received.len() >= usize::from(RECEIVE_MAXIMUM) {
@@ -155,10 +202,7 @@ impl Session {
             deadline: self.hub.deadline(publish.expiry_s),
             payload: publish.payload,
         };
-        let code = match self
-            .publisher
-            .publish(&mut self.link, publish.topic, &draft)
-        {
+        let code = match self.publisher.publish(&mut self.link, topic, &draft) {
             Published::Accepted {
                 filters: 0,
                 kept: None,
@@ -167,18 +211,18 @@ impl Session {
             Published::Denied => reason::NOT_AUTHORIZED,
             Published::InvalidTopic => return Err(End::Rejected(reason::TOPIC_INVALID)),
         };
-        self.taken_in += u64::from(code != reason::NOT_AUTHORIZED);
+        if code != reason::NOT_AUTHORIZED {
+            self.taken_in.note(publish.payload.len());
+        }
         match qos {
             QoS::AtMostOnce => {}
-            QoS::AtLeastOnce => {
-                codec::put_ack(&mut self.wire.out, self.version, 0x40, packet_id, code);
-            }
+            QoS::AtLeastOnce => codec::put_ack(out, version, 0x40, packet_id, code),
             QoS::ExactlyOnce => {
                 // MQTT 3.1.1 cannot be told of a refusal, so that its handshake runs to the end.
-                if code < reason::UNSPECIFIED || self.version == Version::V4 {
+                if code < reason::UNSPECIFIED || version == Version::V4 {
                     self.received.insert(packet_id);
                 }
-                codec::put_ack(&mut self.wire.out, self.version, 0x50, packet_id, code);
+                codec::put_ack(out, version, 0x50, packet_id, code);
             }
         }
         Ok(())
@@ -186,59 +230,71 @@ impl Session {
 
     fn on_subscribe(
         &mut self,
+        conn: &mut Connection,
         packet_id: u16,
         subscription_id: Option<u32>,
         filters: &[SubscribeFilter<'_>],
-    ) {
+    ) -> Result<(), End> {
         let mut pending = PendingSubAck {
             packet_id,
             codes: Vec::with_capacity(filters.len()),
             waiting: 0,
             retained: Vec::new(),
+            wanted: true,
         };
         for wanted in filters {
             let code = match self.check_filter(wanted.filter) {
                 Err(code) => code,
-                Ok(()) => self.subscribe(wanted, subscription_id, &mut pending),
+                // MQTT 5, section 3.8.3.1.
+                Ok(parts) if parts.group.is_some() && wanted.no_local => {
+                    return Err(End::Rejected(reason::PROTOCOL_ERROR));
+                }
+                Ok(parts) => self.subscribe(wanted, &parts, subscription_id, &mut pending),
             };
             pending.codes.push(code);
         }
+        if self.pressed_since.is_some() {
+            // New subscriptions are to be waited for as well.
+            self.inbox.press(true);
+        }
         self.subacks.push_back(pending);
-        self.send_subacks();
+        self.send_subacks(Some(conn));
+        Ok(())
     }
 
-    fn check_filter(&self, filter: &str) -> Result<(), u8> {
+    fn check_filter<'a>(&self, text: &'a str) -> Result<Wanted<'a>, u8> {
         let counters = &self.hub.counters;
-        if filter.starts_with("$share/") {
-            counters.filters_invalid.bump();
-            return Err(reason::SHARED_NOT_SUPPORTED);
-        }
-        if !topic::is_filter(filter) {
+        let Some(wanted) = topic::wanted(text) else {
             counters.filters_invalid.bump();
             return Err(reason::FILTER_INVALID);
-        }
-        if !self.publisher.access().may_subscribe(filter) {
+        };
+        if !self.publisher.access().may_subscribe(wanted.filter) {
             counters.denied_subscribes.bump();
-            debug!(filter, "subscription denied");
-            return Err(reason::NOT_AUTHORIZED);
+            debug!(filter = text, "subscription denied");
+            // The code that does not tell whether a rule, and what it guards, exists.
+            return Err(reason::UNSPECIFIED);
         }
-        Ok(())
+        Ok(wanted)
     }
 
     fn subscribe(
         &mut self,
         wanted: &SubscribeFilter<'_>,
+        parts: &Wanted<'_>,
         subscription_id: Option<u32>,
         pending: &mut PendingSubAck,
     ) -> u8 {
         let options = Options {
-            qos: granted(wanted.qos),
+            qos: wanted.qos,
             no_local: wanted.no_local,
             retain_as_published: wanted.retain_as_published,
             subscription_id,
         };
         // Retain handling (MQTT 5, section 3.8.3.1): 0 always, 1 for a new subscription, 2 never.
-        let (index, new) = match self.inbox.subscribe(&mut self.link, wanted.filter, options) {
+        let (index, new) = match self
+            .inbox
+            .subscribe(&mut self.link, wanted.filter, parts, options)
+        {
             Subscribed::New(index) => (index, true),
             Subscribed::Again(index) => (index, false),
             Subscribed::Full => {
@@ -255,15 +311,16 @@ impl Session {
     }
 
     /// Notes that the router has put one more subscription in force.
-    pub(super) fn on_subscribed(&mut self) {
+    pub(super) fn on_subscribed(&mut self, conn: Option<&mut Connection>) {
+        self.inbox.confirmed();
         if let Some(first) = self.subacks.front_mut() {
             first.waiting = first.waiting.saturating_sub(1);
         }
-        self.send_subacks();
+        self.send_subacks(conn);
     }
 
     /// Answers, in order, the SUBSCRIBE packets whose filters are all in force.
-    fn send_subacks(&mut self) {
+    fn send_subacks(&mut self, mut conn: Option<&mut Connection>) {
         while self
             .subacks
             .front()
@@ -272,9 +329,12 @@ impl Session {
             let Some(pending) = self.subacks.pop_front() else {
                 return;
             };
+            let Some(conn) = conn.as_deref_mut().filter(|_| pending.wanted) else {
+                continue;
+            };
             codec::put_suback(
-                &mut self.wire.out,
-                self.version,
+                &mut conn.wire.out,
+                conn.version,
                 pending.packet_id,
                 &pending.codes,
             );
@@ -283,4 +343,14 @@ impl Session {
             }
         }
     }
+}
+
+/// Answers a packet of a QoS 2 exchange, which may be of one that is not known.
+fn put_answer(conn: &mut Connection, first: u8, packet_id: u16, known: bool) {
+    let code = if known {
+        reason::SUCCESS
+    } else {
+        reason::PACKET_ID_NOT_FOUND
+    };
+    codec::put_ack(&mut conn.wire.out, conn.version, first, packet_id, code);
 }

@@ -1,32 +1,59 @@
-//! One client's connection, from its first byte to its last: one task that owns everything about it.
+//! One client's session: one task that owns everything about it, and outlives the connection if the client wants that.
 //!
-//! [`connect`] is the handshake, [`inbound`] deals with packets from the client, [`outbound`] with messages to it; this
-//! file is the loop around them and the end. It reads and writes any byte stream, so that TLS and WebSocket can stand
-//! in front of it.
+//! [`connect`] is the handshake and the way to the session; [`registry`] knows who has which. While the client is there
+//! ([`Session::stay`]), [`inbound`] deals with packets from it and [`outbound`] with messages to it; when it leaves,
+//! [`absence`] decides what becomes of its will and its session, and waits for it. What a session keeps is its
+//! subscriptions, the messages in [`queue`] and [`inflight`], and the ids in `received`; what goes with the connection
+//! is in [`connection`], its topic [`aliases`] among them.
+//!
+//! It reads and writes any byte stream ([`wire`]), so that TLS and WebSocket can stand in front of it.
 
+mod absence;
+mod aliases;
 mod connect;
+mod connection;
 mod inbound;
+mod inflight;
+mod metered;
 mod outbound;
+mod queue;
+mod registry;
 mod wire;
 
 use crate::{
-    codec::{self, DecodeError, Version, reason},
-    hub::{Hub, Ticket},
+    auth::{Gate, Identity},
+    codec::DecodeError,
+    hub::Hub,
     inbox::Inbox,
-    message::{Draft, QoS},
     publisher::Publisher,
     router::{Incoming, RouterGone, RouterLink},
+    stats::Tally,
+    subscriptions::HOLD_MAX,
+    topic,
+    transport::{AddressPlace, HandshakePlace},
 };
-use connect::Admitted;
+use absence::PendingWill;
+use connect::Newcomer;
+use connection::Connection;
+use futures_util::FutureExt;
 use inbound::PendingSubAck;
+use inflight::Inflight;
+use outbound::Account;
+use queue::Queue;
+pub(crate) use registry::Clients;
+use registry::Ticket;
 use std::{
     collections::{HashSet, VecDeque},
     io,
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{io::AsyncWriteExt, sync::OwnedSemaphorePermit, time::sleep_until};
-use tracing::{debug, warn};
+use tokio::{
+    io::AsyncWriteExt,
+    sync::watch,
+    time::{sleep, sleep_until},
+};
+use tracing::{Instrument, debug, debug_span};
 use wire::{OUT_HIGH, Wire};
 pub(crate) use wire::{Reader, Writer};
 
@@ -35,6 +62,13 @@ const TAKE_MAX: usize = 512;
 
 /// SUBSCRIBE packets that may wait for the router before no more packets are read.
 const SUBACKS_MAX: usize = 64;
+
+/// For how long a session whose client is busy leaves messages in the router's logs, where they cost least, while
+/// publishers wait for it: until the last of them has given up. See [`Session::is_paused`].
+const PAUSE_MAX: Duration = HOLD_MAX.saturating_mul(2);
+
+/// How often such a session looks at the clock. What else ends the pause wakes it.
+const PAUSE_POLL: Duration = Duration::from_millis(100);
 
 /// Why a connection ends.
 #[derive(Debug)]
@@ -50,9 +84,14 @@ pub(super) enum End {
     /// The client sent a packet that is refused with this MQTT 5 reason code.
     Rejected(u8),
     KeepAlive,
-    TakenOver,
+    /// The session goes on over another connection, or ends for a new one.
+    TakenOver(Option<Box<Newcomer>>),
     /// The client does not take what is sent to it.
     Slow,
+    /// More waits for the client than may.
+    Overrun,
+    /// The client is no longer admitted.
+    Revoked,
     /// The broker stops.
     Stopped,
     /// The router's thread has died.
@@ -65,6 +104,16 @@ impl From<RouterGone> for End {
     }
 }
 
+/// What a session does when a connection has ended.
+enum Next {
+    /// It goes on over another one.
+    Resume(Box<Newcomer>),
+    /// It waits for the client.
+    Wait,
+    /// It ends; the connection that wanted to go on with it gets a new session.
+    End(Option<Box<Newcomer>>),
+}
+
 /// A connection whose transport is established.
 pub(crate) struct Arrival {
     pub(crate) reader: Reader,
@@ -72,36 +121,21 @@ pub(crate) struct Arrival {
     /// The name in the certificate that the client proved to own; `None` without one.
     pub(crate) certificate_name: Option<Arc<str>>,
     /// Given back once the handshake is over.
-    pub(crate) place: OwnedSemaphorePermit,
+    pub(crate) place: HandshakePlace,
+    /// Given back once the connection is closed.
+    pub(crate) address_place: Option<AddressPlace>,
 }
 
-/// Serves a connection from its first byte to its last.
+/// Serves a connection until it is in a session's hands.
 pub(crate) async fn serve(arrival: Arrival, hub: Arc<Hub>) {
     let _count_panic = CountPanic(Arc::clone(&hub));
-    let Arrival {
-        reader,
-        writer,
-        certificate_name,
-        place,
-    } = arrival;
-    let mut wire = Wire::new(reader, writer);
-    let Some(admitted) = connect::handshake(&mut wire, certificate_name, &hub).await else {
-        return;
-    };
-    drop(place);
-    hub.counters.connected.bump();
-    debug!(client_id = %admitted.client_id, user = ?admitted.user, "client connected");
-    let Admitted {
-        client_id, ticket, ..
-    } = &admitted;
-    let (client_id, kick) = (Arc::clone(client_id), ticket.kick.clone());
-    let (mut session, ticket) = Session::new(wire, hub, admitted);
-    let end = session.run(&kick).await;
-    debug!(%client_id, ?end, "client disconnected");
-    session.finish(end, ticket).await;
+    let (wire, certificate_name, place) = Wire::new(arrival, &hub);
+    if let Some(newcomer) = connect::handshake(wire, certificate_name, place, &hub).await {
+        connect::settle(newcomer, hub).await;
+    }
 }
 
-/// Counts a connection whose task panics: tokio ends that task and no other.
+/// Counts a task that panics: tokio ends that task and no other.
 struct CountPanic(Arc<Hub>);
 
 impl Drop for CountPanic {
@@ -112,35 +146,38 @@ impl Drop for CountPanic {
     }
 }
 
+/// A session, without its connection.
 struct Session {
-    wire: Wire,
     hub: Arc<Hub>,
-    version: Version,
+    identity: Identity,
     link: RouterLink,
     publisher: Publisher,
     inbox: Inbox,
-    will: Option<connect::OwnedWill>,
-    keep_alive: Option<Duration>,
-    /// The longest packet that the client accepts.
-    packet_size_max: usize,
-    /// QoS 1 messages that may be under way to the client.
-    window: usize,
-    inflight: HashSet<u16>,
-    last_id: u16,
+    queue: Queue,
+    inflight: Inflight,
+    account: Account,
     /// Packet ids of QoS 2 publications that await their PUBREL: at most [`connect::RECEIVE_MAXIMUM`].
     received: HashSet<u16>,
     subacks: VecDeque<PendingSubAck>,
-    /// Complete packets may wait in the read buffer.
-    unread: bool,
+    /// For how long the session is kept when the client is away.
+    expiry_s: u32,
+    will: Option<PendingWill>,
+    gate: watch::Receiver<Arc<Gate>>,
     held: bool,
-    last_heard: Instant,
+    /// Since when publishers are asked to wait because the queue fills.
+    pressed_since: Option<Instant>,
+    /// When the queue was last searched for messages that have expired.
+    swept_s: u32,
     /// Counted here and added to the shared counters once a step.
-    taken_in: u64,
-    delivered: u64,
+    taken_in: Tally,
+    delivered: Tally,
 }
 
 /// What the loop woke up for.
 enum Step {
+    Kicked,
+    Attached(Option<Box<Newcomer>>),
+    Gate,
     Wrote(io::Result<usize>),
     Read(io::Result<usize>),
     Incoming(Result<Incoming, RouterGone>),
@@ -149,48 +186,119 @@ enum Step {
 }
 
 impl Session {
-    fn new(wire: Wire, hub: Arc<Hub>, admitted: Admitted) -> (Self, Ticket) {
+    fn new(newcomer: Newcomer, link: RouterLink, hub: Arc<Hub>) -> (Self, Box<Connection>) {
+        let Newcomer {
+            connection,
+            identity,
+            access,
+            origin,
+            expiry_s,
+            gate: admitted_by,
+            ..
+        } = newcomer;
+        let mut gate = hub.gate.subscribe();
+        if !Arc::ptr_eq(&gate.borrow(), &admitted_by) {
+            gate.mark_changed();
+        }
         let session = Self {
-            wire,
-            version: admitted.version,
-            link: admitted.link,
-            publisher: Publisher::new(Arc::clone(&hub), admitted.access, admitted.origin),
-            inbox: Inbox::new(Arc::clone(&hub)),
-            will: admitted.will,
-            keep_alive: admitted.keep_alive,
-            packet_size_max: admitted.packet_size_max,
-            window: admitted.window,
-            inflight: HashSet::new(),
-            last_id: 0,
+            identity,
+            link,
+            publisher: Publisher::new(Arc::clone(&hub), access, origin),
+            inbox: Inbox::new(Arc::clone(&hub), origin),
+            queue: Queue::default(),
+            inflight: Inflight::default(),
+            account: Account::new(Arc::clone(&hub)),
             received: HashSet::new(),
             subacks: VecDeque::new(),
-            unread: true,
+            expiry_s,
+            will: None,
+            gate,
             held: false,
-            last_heard: Instant::now(),
-            taken_in: 0,
-            delivered: 0,
+            pressed_since: None,
+            swept_s: 0,
+            taken_in: Tally::default(),
+            delivered: Tally::default(),
             hub,
         };
-        (session, admitted.ticket)
+        (session, connection)
     }
 
-    async fn run(&mut self, kick: &tokio_util::sync::CancellationToken) -> End {
-        let hub = Arc::clone(&self.hub);
-        let mut stopped = std::pin::pin!(hub.stop.cancelled());
-        let mut kicked = std::pin::pin!(kick.cancelled());
-        let mut tick = std::pin::pin!(sleep_until(self.next_tick().into()));
-        loop {
-            self.send_retained();
-            self.wire.begin_write();
-            let room_to_answer = self.wire.out.len() < OUT_HIGH && self.subacks.len() < SUBACKS_MAX;
-            let can_read = !self.held && room_to_answer;
-            if self.unread && can_read {
-                if let Err(end) = self.process_input() {
-                    return end;
+    /// Serves the client, its first connection and all later ones.
+    async fn run(mut self, first: Box<Connection>, mut ticket: Ticket) {
+        let _count_panic = CountPanic(Arc::clone(&self.hub));
+        let mut here = Some(first);
+        let late = loop {
+            let next = if let Some(connection) = here.take() {
+                let span = connection.span.clone();
+                self.stay(connection, &mut ticket).instrument(span).await
+            } else {
+                let span = debug_span!("absent", client_id = %self.identity.client_id);
+                self.wait(&mut ticket).instrument(span).await
+            };
+            match next {
+                Next::Resume(newcomer) => {
+                    ticket.place.back();
+                    here = Some(self.resume(*newcomer));
                 }
+                Next::Wait => ticket.place.away(),
+                Next::End(late) => break late,
+            }
+        };
+        self.finish(ticket, late).await;
+    }
+
+    /// Goes on over another connection.
+    fn resume(&mut self, mut newcomer: Newcomer) -> Box<Connection> {
+        newcomer.accept(true, &self.hub);
+        self.hub.counters.sessions_resumed.bump();
+        let Newcomer {
+            connection,
+            identity,
+            access,
+            expiry_s,
+            ..
+        } = newcomer;
+        self.identity = identity;
+        self.publisher.set_access(access);
+        // The client may have come by another way, with other rights.
+        self.gate.mark_changed();
+        self.expiry_s = expiry_s;
+        self.held = false;
+        self.inflight.begin_again();
+        self.inbox.set_absent(false);
+        connection
+    }
+
+    /// Serves one connection from its CONNACK to its end.
+    async fn stay(&mut self, mut connection: Box<Connection>, ticket: &mut Ticket) -> Next {
+        let end = loop {
+            match self.serve(&mut connection, ticket).await {
+                Ok(()) if self.review() => {}
+                Ok(()) => break End::Revoked,
+                Err(end) => break end,
+            }
+        };
+        debug!(client_id = %self.identity.client_id, ?end, "client disconnected");
+        self.leave(connection, end)
+    }
+
+    /// The loop around a connection. It returns without an error when the rules may have changed.
+    async fn serve(&mut self, conn: &mut Connection, ticket: &mut Ticket) -> Result<(), End> {
+        let mut gate = self.gate.clone();
+        let mut changed = std::pin::pin!(gate.changed());
+        let mut kicked = std::pin::pin!(ticket.kick.cancelled());
+        let mut tick = std::pin::pin!(sleep_until(self.next_tick(conn).into()));
+        loop {
+            self.pump(conn);
+            self.balance();
+            conn.wire.begin_write();
+            let room_to_answer = conn.wire.out.len() < OUT_HIGH && self.subacks.len() < SUBACKS_MAX;
+            let can_read = !self.held && room_to_answer;
+            if conn.unread && can_read {
+                self.process_input(conn)?;
                 continue;
             }
-            let can_take = self.has_room();
+            let paused = self.is_paused(conn);
             let held = self.held;
             let Wire {
                 reader,
@@ -199,145 +307,120 @@ impl Session {
                 out,
                 read_size,
                 ..
-            } = &mut self.wire;
-            let step = tokio::select! {
-                () = &mut stopped => return End::Stopped,
-                () = &mut kicked => return End::TakenOver,
-                wrote = writer.write(out), if !out.is_empty() => Step::Wrote(wrote),
-                read = wire::read_some(reader, input, read_size), if can_read => Step::Read(read),
-                incoming = self.link.next(), if can_take => Step::Incoming(incoming),
-                () = self.publisher.wait(), if held => Step::Look,
-                () = &mut tick => Step::Tick,
+            } = &mut conn.wire;
+            // A full buffer is written before more is taken, if the socket takes anything.
+            let at_once = if out.len() >= OUT_HIGH {
+                writer.write(out).now_or_never()
+            } else {
+                None
             };
-            let done = match step {
-                Step::Wrote(Ok(count)) if count > 0 => {
-                    self.wire.wrote(count);
-                    Ok(())
+            let step = if let Some(wrote) = at_once {
+                Step::Wrote(wrote)
+            } else {
+                tokio::select! {
+                    () = &mut kicked => Step::Kicked,
+                    newcomer = ticket.attach.recv() => Step::Attached(newcomer),
+                    _ = &mut changed => Step::Gate,
+                    wrote = writer.write(out), if !out.is_empty() => Step::Wrote(wrote),
+                    read = wire::read_some(reader, input, read_size), if can_read => Step::Read(read),
+                    incoming = self.link.next(), if !paused => Step::Incoming(incoming),
+                    () = self.inbox.given_up(), if paused => continue,
+                    () = sleep(PAUSE_POLL), if paused => continue,
+                    () = self.publisher.wait(), if held => Step::Look,
+                    () = &mut tick => Step::Tick,
                 }
+            };
+            match step {
+                Step::Kicked if self.hub.stop.is_cancelled() => return Err(End::Stopped),
+                Step::Kicked => return Err(End::TakenOver(None)),
+                Step::Attached(newcomer) => return Err(End::TakenOver(newcomer)),
+                Step::Gate => return Ok(()),
+                Step::Wrote(Ok(count)) if count > 0 => conn.wire.wrote(count),
                 Step::Read(Ok(count)) if count > 0 => {
-                    self.last_heard = Instant::now();
-                    self.process_input()
+                    conn.last_heard = Instant::now();
+                    self.process_input(conn)?;
                 }
-                Step::Wrote(_) | Step::Read(_) => Err(End::Lost),
-                Step::Incoming(incoming) => self.take_incoming(incoming),
-                Step::Look => {
-                    self.held = self.publisher.is_held(&self.link);
-                    Ok(())
-                }
+                Step::Wrote(_) | Step::Read(_) => return Err(End::Lost),
+                Step::Incoming(incoming) => self.take_incoming(conn, incoming)?,
+                Step::Look => self.held = self.publisher.is_held(&self.link),
                 Step::Tick => {
-                    let checked = self.check_time();
-                    tick.as_mut().reset(self.next_tick().into());
-                    checked
+                    self.check_time(conn)?;
+                    tick.as_mut().reset(self.next_tick(conn).into());
                 }
-            };
-            if let Err(end) = done {
-                return end;
             }
         }
     }
 
     /// When to look at the clock again: a stalled write is noticed within one and a half times its limit, silence on time.
-    fn next_tick(&self) -> Instant {
+    fn next_tick(&self, conn: &Connection) -> Instant {
         let soon = Instant::now() + self.hub.limits.write_timeout / 2;
-        self.keep_alive
-            .map_or(soon, |limit| soon.min(self.last_heard + limit))
+        conn.keep_alive
+            .map_or(soon, |limit| soon.min(conn.last_heard + limit))
     }
 
-    fn check_time(&self) -> Result<(), End> {
-        if self
+    fn check_time(&mut self, conn: &Connection) -> Result<(), End> {
+        if conn
             .keep_alive
-            .is_some_and(|limit| self.last_heard.elapsed() >= limit)
+            .is_some_and(|limit| conn.last_heard.elapsed() >= limit)
         {
             return Err(End::KeepAlive);
         }
         let limit = self.hub.limits.write_timeout;
-        if self
+        if conn
             .wire
             .stalled_since
             .is_some_and(|since| since.elapsed() >= limit)
         {
             return Err(End::Slow);
         }
+        self.sweep();
         Ok(())
     }
 
-    fn take_incoming(&mut self, first: Result<Incoming, RouterGone>) -> Result<(), End> {
+    fn take_incoming(
+        &mut self,
+        conn: &mut Connection,
+        first: Result<Incoming, RouterGone>,
+    ) -> Result<(), End> {
         let mut next = Some(first?);
         let mut count = 0;
         while let Some(incoming) = next {
-            self.on_incoming(incoming);
+            self.on_incoming(conn, incoming)?;
             count += 1;
-            next = if count < TAKE_MAX && self.has_room() {
+            // A full buffer is written first, unless the socket takes nothing, as the queue tells.
+            let stop = conn.wire.out.len() >= OUT_HIGH && self.queue.is_empty();
+            next = if count < TAKE_MAX && !stop && !self.is_filling() {
                 self.link.try_next()?
             } else {
                 None
             };
         }
-        self.hub
-            .counters
-            .messages_out
-            .add(std::mem::take(&mut self.delivered));
+        self.count_delivered();
         Ok(())
     }
 
-    /// Counts the end, publishes the will, says goodbye, and gives everything back.
-    async fn finish(mut self, end: End, ticket: Ticket) {
-        self.count(&end);
-        let clean = matches!(end, End::Disconnected { with_will: false } | End::Stopped);
-        if let Some(will) = self.will.take().filter(|_| !clean) {
-            self.publish_will(&will);
+    /// Looks at rules that may have changed: what is no longer allowed ends. False if the client is no longer admitted.
+    fn review(&mut self) -> bool {
+        let gate = Arc::clone(&self.gate.borrow_and_update());
+        let access = gate.access(&self.identity);
+        let refused: Vec<Arc<str>> = self
+            .inbox
+            .names()
+            .filter(|name| {
+                topic::wanted(name).is_none_or(|wanted| !access.may_subscribe(wanted.filter))
+            })
+            .map(Arc::clone)
+            .collect();
+        // The will of a client that has to leave is decided by the new rules too.
+        self.publisher.set_access(access);
+        for filter in refused {
+            self.inbox.unsubscribe(&mut self.link, &filter);
+            self.hub.counters.revoked_subscriptions.bump();
+            debug!(client_id = %self.identity.client_id, %filter, "a subscription is no longer allowed and ends");
         }
-        // From here on the successor of a client that was taken over may go on: it comes after the will.
-        drop(ticket);
-        let code = match end {
-            End::Disconnected { .. } | End::Lost | End::Slow => None,
-            End::Refused(error) => Some(error.reason()),
-            End::Rejected(code) => Some(code),
-            End::KeepAlive => Some(reason::KEEP_ALIVE_TIMEOUT),
-            End::TakenOver => Some(reason::TAKEN_OVER),
-            End::Stopped => Some(reason::SHUTTING_DOWN),
-            End::Router => Some(reason::UNSPECIFIED),
-        };
-        if let Some(code) = code {
-            codec::put_disconnect(&mut self.wire.out, self.version, code);
-            self.wire.close().await;
-        }
-        drop(self.wire);
-        self.inbox.close(self.link).await;
-    }
-
-    fn count(&self, end: &End) {
-        let counters = &self.hub.counters;
-        match end {
-            End::Disconnected { .. } | End::Stopped => {}
-            End::Lost => counters.lost_connections.bump(),
-            End::Refused(error) => count_refusal(&self.hub, *error),
-            End::Rejected(_) => counters.protocol_errors.bump(),
-            End::KeepAlive => counters.keep_alive_timeouts.bump(),
-            End::TakenOver => counters.takeovers.bump(),
-            End::Slow => {
-                counters.slow_disconnects.bump();
-                warn!(
-                    waiting = self.wire.out.len(),
-                    "a client took no bytes for the write timeout and is disconnected"
-                );
-            }
-            End::Router => warn!("the router has stopped; the connection cannot go on"),
-        }
-    }
-
-    fn publish_will(&mut self, will: &connect::OwnedWill) {
-        let draft = Draft {
-            qos: will.qos,
-            retain: will.retain,
-            properties: &will.properties,
-            deadline: self.hub.deadline(will.expiry_s),
-            payload: &will.payload,
-        };
-        self.publisher.publish(&mut self.link, &will.topic, &draft);
-        if self.link.flush().is_ok() {
-            self.hub.counters.wills.bump();
-        }
+        // A dead router is noticed by whoever reads from it.
+        let flushed = self.link.flush().is_ok();
+        flushed && gate.still_admits(&self.identity)
     }
 }
 
@@ -352,7 +435,5 @@ fn count_refusal(hub: &Hub, error: DecodeError) {
     debug!(%error, "bytes from a client are refused");
 }
 
-/// The most that is granted: QoS 2 deliveries are not made.
-fn granted(qos: QoS) -> QoS {
-    qos.min(QoS::AtLeastOnce)
-}
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,14 @@
 //! The byte stream of a connection with its two buffers.
 
+use super::{Arrival, metered};
+use crate::{
+    hub::Hub,
+    transport::{AddressPlace, HandshakePlace},
+};
 use bytes::{Buf, BytesMut};
 use std::{
     io,
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -33,18 +39,35 @@ pub(super) struct Wire {
     pub(super) read_size: usize,
     /// Since when the client has taken nothing of what waits for it; `None` while nothing does.
     pub(super) stalled_since: Option<Instant>,
+    /// Given back with the wire.
+    _address_place: Option<AddressPlace>,
 }
 
 impl Wire {
-    pub(super) fn new(reader: Reader, writer: Writer) -> Self {
-        Self {
+    /// Takes an arrival apart: the wire, which keeps whatever must live as long as the connection, the name that the
+    /// client has proved, and the handshake's place.
+    pub(super) fn new(
+        arrival: Arrival,
+        hub: &Arc<Hub>,
+    ) -> (Self, Option<Arc<str>>, HandshakePlace) {
+        let Arrival {
+            reader,
+            writer,
+            certificate_name,
+            place,
+            address_place,
+        } = arrival;
+        let (reader, writer) = metered::both(reader, writer, hub);
+        let wire = Self {
             reader,
             writer,
             input: BytesMut::new(),
             out: BytesMut::new(),
             read_size: READ_MIN,
             stalled_since: None,
-        }
+            _address_place: address_place,
+        };
+        (wire, certificate_name, place)
     }
 
     pub(super) async fn read(&mut self) -> io::Result<usize> {

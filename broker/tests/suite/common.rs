@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
 
@@ -62,12 +62,18 @@ pub(crate) struct Received {
     pub(crate) payload: Vec<u8>,
     pub(crate) qos: u8,
     pub(crate) retain: bool,
+    pub(crate) dup: bool,
     pub(crate) packet_id: u16,
     pub(crate) properties: Vec<u8>,
 }
 
+/// What a raw client talks through.
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for S {}
+
 pub(crate) struct Raw {
-    stream: TcpStream,
+    stream: Box<dyn ByteStream>,
     pub(crate) v5: bool,
 }
 
@@ -81,6 +87,7 @@ pub(crate) struct Hello<'a> {
     pub(crate) login: Option<(&'a str, &'a str)>,
     /// Topic, payload, QoS, retain.
     pub(crate) will: Option<(&'a str, &'a str, u8, bool)>,
+    pub(crate) will_properties: &'a [u8],
     /// MQTT 5 properties as bytes.
     pub(crate) properties: &'a [u8],
 }
@@ -92,7 +99,8 @@ impl Hello<'_> {
         if let Some((topic, payload, qos, retain)) = self.will {
             flags |= 0b100 | qos << 3 | u8::from(retain) << 5;
             if self.v5 {
-                tail.push(0);
+                tail.push(u8::try_from(self.will_properties.len()).unwrap());
+                tail.extend(self.will_properties);
             }
             string(&mut tail, topic);
             string(&mut tail, payload);
@@ -156,18 +164,74 @@ pub(crate) fn publish_bytes(
     packet(0x30 | qos << 1 | u8::from(retain), &body)
 }
 
+/// A publication of MQTT 5 with properties.
+pub(crate) fn publish_with(
+    topic: &str,
+    properties: &[u8],
+    payload: &[u8],
+    qos: u8,
+    id: u16,
+) -> Vec<u8> {
+    let mut body = Vec::new();
+    string(&mut body, topic);
+    if qos > 0 {
+        body.extend(id.to_be_bytes());
+    }
+    body.push(u8::try_from(properties.len()).unwrap());
+    body.extend(properties);
+    body.extend(payload);
+    packet(0x30 | qos << 1, &body)
+}
+
+/// The property that asks for a session to be kept for this long.
+pub(crate) fn expiry(seconds: u32) -> Vec<u8> {
+    [&[17], &seconds.to_be_bytes()[..]].concat()
+}
+
+/// A number among the properties of a CONNACK of MQTT 5.
+pub(crate) fn told(connack: &[u8], wanted: u8) -> Option<u32> {
+    let mut rest = &connack[3..];
+    while let [id, tail @ ..] = rest {
+        let width = match id {
+            17 | 39 => 4,
+            19 | 33 | 34 => 2,
+            18 => 2 + usize::from(u16::from_be_bytes([tail[0], tail[1]])),
+            other => panic!("property {other} in a CONNACK"),
+        };
+        if *id == wanted {
+            let digits = tail[..width].iter();
+            return Some(digits.fold(0, |number, digit| number << 8 | u32::from(*digit)));
+        }
+        rest = &tail[width..];
+    }
+    None
+}
+
 impl Raw {
     pub(crate) async fn open(address: SocketAddr, v5: bool) -> Self {
         let stream = in_time("connecting", TcpStream::connect(address))
             .await
             .unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream, v5 }
+        Self::over(stream, v5)
+    }
+
+    /// A client over a stream that is there already.
+    pub(crate) fn over(stream: impl ByteStream + 'static, v5: bool) -> Self {
+        Self {
+            stream: Box::new(stream),
+            v5,
+        }
     }
 
     /// Connects and returns the body of the CONNACK.
     pub(crate) async fn try_connect(address: SocketAddr, hello: &Hello<'_>) -> (Self, Vec<u8>) {
-        let mut client = Self::open(address, hello.v5).await;
+        Self::open(address, hello.v5).await.greet(hello).await
+    }
+
+    /// Sends CONNECT and returns the body of the CONNACK.
+    pub(crate) async fn greet(self, hello: &Hello<'_>) -> (Self, Vec<u8>) {
+        let mut client = self;
         client.send(&hello.bytes()).await;
         let answer = client.read().await.expect("a CONNACK");
         assert_eq!(answer.first, 0x20);
@@ -177,6 +241,13 @@ impl Raw {
     pub(crate) async fn connect(address: SocketAddr, hello: &Hello<'_>) -> Self {
         let (client, answer) = Self::try_connect(address, hello).await;
         assert_eq!(answer[..2], [0, 0], "CONNACK");
+        client
+    }
+
+    /// Connects to a session that may exist.
+    pub(crate) async fn connect_again(address: SocketAddr, hello: &Hello<'_>) -> Self {
+        let (client, answer) = Self::try_connect(address, hello).await;
+        assert_eq!(answer[1], 0, "CONNACK");
         client
     }
 
@@ -224,9 +295,41 @@ impl Raw {
         .await
     }
 
-    /// Reads a publication and acknowledges it if it asks for that.
+    /// Reads a publication and acknowledges it if it asks for that. A PUBREL before it is answered.
     pub(crate) async fn receive(&mut self) -> Received {
-        let packet = self.read().await.expect("a publication, not the end");
+        let received = self.receive_only().await;
+        match received.qos {
+            0 => {}
+            1 => self.ack(0x40, received.packet_id).await,
+            _ => self.ack(0x50, received.packet_id).await,
+        }
+        received
+    }
+
+    /// Sends PUBACK (0x40), PUBREC (0x50), PUBREL (0x62) or PUBCOMP (0x70).
+    pub(crate) async fn ack(&mut self, first: u8, id: u16) {
+        self.send(&packet(first, &id.to_be_bytes())).await;
+    }
+
+    /// Reads a packet that must be this one about this id; returns its reason code.
+    pub(crate) async fn expect_ack(&mut self, first: u8, id: u16) -> u8 {
+        let answer = self.read().await.expect("an acknowledgement, not the end");
+        assert_eq!(
+            (answer.first, &answer.body[..2]),
+            (first, &id.to_be_bytes()[..])
+        );
+        answer.body.get(2).copied().unwrap_or(0)
+    }
+
+    /// Reads a publication and does not acknowledge it. A PUBREL before it is answered.
+    pub(crate) async fn receive_only(&mut self) -> Received {
+        let packet = loop {
+            let packet = self.read().await.expect("a publication, not the end");
+            if packet.first != 0x62 {
+                break packet;
+            }
+            self.send(&[&[0x70, 2], &packet.body[..2]].concat()).await;
+        };
         assert_eq!(packet.first >> 4, 3, "{packet:?}");
         let qos = (packet.first >> 1) & 3;
         let mut body = &packet.body[..];
@@ -237,7 +340,6 @@ impl Raw {
         if qos > 0 {
             packet_id = u16::from_be_bytes([body[0], body[1]]);
             body = &body[2..];
-            self.send(&packet_bytes_ack(packet_id)).await;
         }
         let mut properties = Vec::new();
         if self.v5 {
@@ -251,6 +353,7 @@ impl Raw {
             payload: body.to_vec(),
             qos,
             retain: packet.first & 1 != 0,
+            dup: packet.first & 8 != 0,
             packet_id,
             properties,
         }
@@ -307,8 +410,4 @@ impl Raw {
         }
         code
     }
-}
-
-fn packet_bytes_ack(id: u16) -> Vec<u8> {
-    packet(0x40, &id.to_be_bytes())
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Says that a test does not run, or fails where it must.
-fn skip(why: &str) {
+pub(crate) fn skip(why: &str) {
     assert!(
         env::var_os("LAMPPOST_REQUIRE_INTEROP").is_none_or(|value| value != "1"),
         "missing: {why}"
@@ -21,7 +21,7 @@ fn skip(why: &str) {
     eprintln!("SKIPPED: {why}");
 }
 
-fn runs(program: &str, arguments: &[&str], envs: &[(&str, &str)]) -> bool {
+pub(crate) fn runs(program: &str, arguments: &[&str], envs: &[(&str, &str)]) -> bool {
     let mut command = Command::new(program);
     command
         .args(arguments)
@@ -32,7 +32,7 @@ fn runs(program: &str, arguments: &[&str], envs: &[(&str, &str)]) -> bool {
 }
 
 /// Whether a program can be started at all: mosquitto's exit with 1 for `--version`.
-fn exists(program: &str) -> bool {
+pub(crate) fn exists(program: &str) -> bool {
     let mut command = Command::new(program);
     command
         .arg("--version")
@@ -42,13 +42,13 @@ fn exists(program: &str) -> bool {
         .is_ok()
 }
 
-fn script(name: &str) -> PathBuf {
+pub(crate) fn script(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/interop")
         .join(name)
 }
 
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     let deny = |action, filter: &str| Rule {
         effect: Effect::Deny,
         who: Who::Any,
@@ -69,12 +69,12 @@ fn config() -> Config {
     }
 }
 
-async fn run(mut command: Command) -> Output {
+pub(crate) async fn run(mut command: Command) -> Output {
     let finished = tokio::task::spawn_blocking(move || command.output().unwrap());
     in_time("the client", finished).await.unwrap()
 }
 
-fn assert_ok(output: &Output, what: &str) {
+pub(crate) fn assert_ok(output: &Output, what: &str) {
     let (said, complained) = (
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
@@ -129,7 +129,7 @@ async fn mqttjs() {
 }
 
 /// What both scenarios leave behind.
-fn check_stats(broker: &Broker) {
+pub(crate) fn check_stats(broker: &Broker) {
     let stats = broker.stats();
     assert_eq!(
         (

@@ -100,7 +100,7 @@ async fn the_program_serves_and_stops_on_a_signal() {
         let mut client = Raw::named(address, true, "client").await;
         assert_eq!(
             client.subscribe(&[("secret/x", 0), ("a", 0)]).await,
-            [0x87, 0]
+            [0x80, 0]
         );
         let killed = Command::new("kill")
             .args([signal, &program.id().to_string()])

@@ -6,10 +6,25 @@
 )]
 
 mod access;
+mod aliases;
+mod bridge;
+mod certificates;
 mod common;
 mod interop;
 mod lifecycle;
 mod links;
+mod observe;
+mod persistence;
 mod protocol;
+mod qos2;
+mod queue;
+mod resume;
 mod retained;
+mod routing;
+mod rumqttd;
 mod sessions;
+mod shared;
+mod tls;
+mod transport;
+mod websocket;
+mod wills;

@@ -1,0 +1,661 @@
+//! The subscriptions of one client or receiver: what it gets, live and retained.
+//!
+//! # One copy
+//!
+//! A message that several filters of a subscriber select comes once by the log of each. One copy is delivered, with the
+//! terms of all these subscriptions; the others are skipped, and nothing is remembered of a message. Of the
+//! subscriptions that select a topic the *primary* is the one in force for longest; its copies are those that count. So
+//! the primary of a topic changes only when it is unsubscribed, and messages of one topic keep their order.
+//!
+//! A copy may be skipped only if the primary's log has the message too, or had and lost it to a lagging reader, which
+//! is counted there. Two cases need care.
+//!
+//! *The primary came into force while the message was routed.* Once the router has confirmed a subscription, the
+//! broker's stamp is bumped, and the value is kept as `in_force_from`. A publisher reads the stamp before it makes sure
+//! that its routes are those of the present generation, and puts it into the message. If a message's stamp is not below
+//! the primary's `in_force_from`, its publisher saw the bump, and hence the generation that includes the primary's log;
+//! and it handed the message to the router after that had begun to read this log for the primary. Otherwise nothing is
+//! known, and every copy is delivered on its own terms: MQTT allows more than one (MQTT 5, section 3.3.4).
+//!
+//! *The primary is unsubscribed while copies in its log are unread*, whose twins in the logs of younger filters were
+//! skipped. So it goes on as a *ghost*: still read, still primary, but without terms of its own. With the UNSUBSCRIBE a
+//! mark is put into its log and into those of the younger filters that overlap with it. All copies of a message are
+//! handed to the router together, and so are these marks: a message is before all marks or behind all of them. Behind
+//! its mark a younger log ignores the ghost, and the ghost's own log is left when its mark has been read. If a log
+//! loses its mark to a lagging reader, it ignores the ghost from there on, or the ghost gets another one.
+//!
+//! # Shared subscriptions
+//!
+//! A message has one copy for a group, so that there is nothing to skip. A member that leaves reads its log until
+//! nothing can come any more (all messages it was picked for have been handed to the router, and a mark behind them has
+//! been read), and what it finds goes to another member.
+
+mod replay;
+mod select;
+
+pub(crate) use select::{Ids, Terms};
+
+use crate::{
+    hub::Hub,
+    message::{Envelope, QoS},
+    router::{Incoming, RouterGone, RouterLink},
+    share::Group,
+    subscriptions::{Channel, Seat, Subscriber},
+    topic::{self, Wanted},
+};
+use replay::Replay;
+use select::Plans;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+use tracing::{debug, warn};
+
+/// How long a link that is given back may take to drain.
+const RECYCLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A subscription's key is its slot and, above these bits, the number of the subscription. A link holds 328 messages of
+/// the router at most, so that none is left of the one that had the same key 2,048 subscriptions ago.
+const INDEX_BITS: u32 = 20;
+const NUMBER_MASK: usize = (1 << 11) - 1;
+
+/// How a subscription wants its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) qos: QoS,
+    pub(crate) no_local: bool,
+    pub(crate) retain_as_published: bool,
+    pub(crate) subscription_id: Option<u32>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    key: usize,
+    /// What was subscribed: the filter, or `$share/NAME/FILTER`.
+    name: Arc<str>,
+    seat: Seat,
+    options: Options,
+    /// The offset that follows the last message seen; `None` before the first.
+    next_offset: Option<u64>,
+    /// The weight of what was taken and is still due.
+    taken_bytes: u64,
+    /// `None` until the router has confirmed the subscription.
+    in_force_from: Option<u64>,
+    /// How many other slots have a filter that overlaps with this one; shared ones do not count.
+    overlaps: usize,
+    ending: Option<Ending>,
+}
+
+/// An unsubscribed slot that is read to its mark.
+#[derive(Debug, Clone, Copy)]
+struct Ending {
+    mark: u64,
+    /// Nothing can come behind the mark.
+    last: bool,
+}
+
+/// An unsubscribed filter as the logs of younger filters see it until they come to their marks.
+#[derive(Debug)]
+struct Ghost {
+    key: usize,
+    filter: Arc<str>,
+    in_force_from: u64,
+    /// The mark in the younger logs, `None` as long as there is none.
+    mark: Option<u64>,
+    awaited_by: Vec<usize>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    hub: Arc<Hub>,
+    subscriber: Arc<Subscriber>,
+    slots: Vec<Option<Slot>>,
+    /// The slots that are not ending.
+    by_name: HashMap<Arc<str>, usize>,
+    /// Subscriptions that the router has still to confirm, in its order.
+    unconfirmed: VecDeque<usize>,
+    subscribed: usize,
+    marked: u64,
+    ghosts: Vec<Ghost>,
+    plans: Plans,
+    replay: Replay,
+}
+
+/// What [`Inbox::subscribe`] did; the subscription's key is good for [`Inbox::send_retained`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Subscribed {
+    /// The subscription is new: the router will answer.
+    New(usize),
+    /// It was there before and has new options.
+    Again(usize),
+    /// A limit on filters was reached.
+    Full,
+}
+
+/// A message to deliver.
+#[derive(Debug)]
+pub(crate) struct Selected {
+    pub(crate) envelope: Envelope,
+    pub(crate) terms: Terms,
+    /// From the retained store rather than live.
+    pub(crate) stored: bool,
+    pub(crate) due: Due,
+}
+
+/// What is owed to publishers for a message: [`Inbox::done`], once it takes no room any more.
+#[derive(Debug, Clone)]
+#[must_use = "publishers wait until the inbox is told"]
+pub(crate) struct Due {
+    key: usize,
+    weight: u64,
+    group: Option<Arc<Group>>,
+}
+
+impl Due {
+    /// Whether another member of a group may get the message instead.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.group.is_some()
+    }
+
+    /// For a message that is in no log.
+    pub(crate) fn none() -> Self {
+        Self {
+            key: usize::MAX,
+            weight: 0,
+            group: None,
+        }
+    }
+}
+
+impl Slot {
+    fn filter(&self) -> &str {
+        &self.seat.channel.filter
+    }
+
+    fn channel(&self) -> &Arc<Channel> {
+        &self.seat.channel
+    }
+
+    /// Whether messages that this slot's subscriber gets may come by both; shared ones never count.
+    fn overlaps(&self, other: &Self) -> bool {
+        self.key != other.key
+            && self.seat.group.is_none()
+            && other.seat.group.is_none()
+            && topic::overlaps(self.filter(), other.filter())
+    }
+}
+
+impl Inbox {
+    /// An inbox for whoever publishes with the origin `id`.
+    pub(crate) fn new(hub: Arc<Hub>, id: u32) -> Self {
+        Self {
+            hub,
+            subscriber: Arc::new(Subscriber::new(id)),
+            slots: Vec::new(),
+            by_name: HashMap::new(),
+            unconfirmed: VecDeque::new(),
+            subscribed: 0,
+            marked: 0,
+            ghosts: Vec::new(),
+            plans: Plans::default(),
+            replay: Replay::default(),
+        }
+    }
+
+    /// Tells groups whether this subscriber's client is away: another member is preferred then.
+    pub(crate) fn set_absent(&self, absent: bool) {
+        self.subscriber.set_absent(absent);
+    }
+
+    /// Has publishers wait for this subscriber, whose queue fills, or no longer.
+    pub(crate) fn press(&self, pressed: bool) {
+        self.subscriber.set_pressed(pressed);
+        for slot in self.slots.iter().flatten() {
+            if pressed {
+                slot.channel().press();
+            } else {
+                // As if it were done with a message just now.
+                slot.seat.reader.done(slot.channel(), 0);
+            }
+        }
+    }
+
+    /// Whether publishers do not wait for this subscriber.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.subscriber.is_slow()
+    }
+
+    /// Waits until publishers give up on this subscriber. It may return too early.
+    pub(crate) async fn given_up(&self) {
+        self.subscriber.given_up().await;
+    }
+
+    /// What is subscribed.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.by_name.keys()
+    }
+
+    /// Subscribes, to what the caller has checked, and queues what the router must know.
+    pub(crate) fn subscribe(
+        &mut self,
+        link: &mut RouterLink,
+        name: &str,
+        wanted: &Wanted<'_>,
+        options: Options,
+    ) -> Subscribed {
+        self.plans.clear();
+        if let Some(slot) = self.live_mut(name) {
+            slot.options = options;
+            return Subscribed::Again(slot.key);
+        }
+        if let Some(key) = self.revive(link, name, options) {
+            return Subscribed::New(key);
+        }
+        let max = self.hub.limits.filters_per_client_max;
+        let in_use = self.slots.iter().flatten().count();
+        // What is ending takes a log for another moment: it is allowed once more.
+        if self.by_name.len() >= max || in_use >= 2 * max {
+            return Subscribed::Full;
+        }
+        let Some(index) = self.free_index() else {
+            return Subscribed::Full;
+        };
+        let Some(seat) = self.hub.subscriptions.attach(wanted, &self.subscriber) else {
+            return Subscribed::Full;
+        };
+        self.subscribed = self.subscribed.wrapping_add(1);
+        let key = index | (self.subscribed & NUMBER_MASK) << INDEX_BITS;
+        link.queue_subscribe(&seat.channel.log, key);
+        self.unconfirmed.push_back(key);
+        let mut slot = Slot {
+            key,
+            name: name.into(),
+            seat,
+            options,
+            next_offset: None,
+            taken_bytes: 0,
+            in_force_from: None,
+            overlaps: 0,
+            ending: None,
+        };
+        let mut overlaps = 0;
+        for other in self.slots.iter_mut().flatten() {
+            if slot.overlaps(other) {
+                other.overlaps += 1;
+                overlaps += 1;
+            }
+        }
+        slot.overlaps = overlaps;
+        self.by_name.insert(Arc::clone(&slot.name), index);
+        self.slots[index] = Some(slot);
+        Subscribed::New(key)
+    }
+
+    fn free_index(&mut self) -> Option<usize> {
+        let free = self.slots.iter().position(Option::is_none);
+        let index = free.unwrap_or(self.slots.len());
+        if index == self.slots.len() {
+            self.slots.push(None);
+        }
+        (index < 1 << INDEX_BITS).then_some(index)
+    }
+
+    /// Takes an ending slot into use again: its log was read without a gap. Members of groups begin anew.
+    fn revive(&mut self, link: &mut RouterLink, name: &str, options: Options) -> Option<usize> {
+        let index = self.slots.iter().position(|slot| {
+            slot.as_ref()
+                .is_some_and(|slot| slot.seat.group.is_none() && *slot.name == *name)
+        })?;
+        let slot = self.slots.get_mut(index)?.as_mut()?;
+        slot.ending = None;
+        slot.options = options;
+        // The router confirms a subscription that it has as it does a new one.
+        link.queue_subscribe(&slot.seat.channel.log, slot.key);
+        let key = slot.key;
+        self.by_name.insert(Arc::clone(&slot.name), index);
+        self.unconfirmed.push_back(key);
+        self.ghosts.retain(|ghost| ghost.key != key);
+        Some(key)
+    }
+
+    /// Notes that the router has put the next subscription in force: to be called for each [`Incoming::Subscribed`].
+    pub(crate) fn confirmed(&mut self) {
+        self.plans.clear();
+        let subscriptions = &self.hub.subscriptions;
+        if let Some(key) = self.unconfirmed.pop_front()
+            && let Some(Some(slot)) = self.slots.get_mut(index_of(key))
+            && slot.key == key
+        {
+            slot.in_force_from
+                .get_or_insert_with(|| subscriptions.put_in_force(&slot.seat));
+        }
+    }
+
+    /// Whether the router has put this subscription in force.
+    pub(crate) fn is_confirmed(&self, key: usize) -> bool {
+        !self.unconfirmed.contains(&key)
+    }
+
+    /// Ends a subscription, given by what was subscribed; false if there was none.
+    pub(crate) fn unsubscribe(&mut self, link: &mut RouterLink, name: &str) -> bool {
+        let Some(index) = self.by_name.remove(name) else {
+            return false;
+        };
+        self.plans.clear();
+        self.end(link, index);
+        true
+    }
+
+    /// Ends the slot, at once if nothing depends on what is unread in its log.
+    fn end(&mut self, link: &mut RouterLink, index: usize) {
+        let Some(Some(slot)) = self.slots.get(index) else {
+            return;
+        };
+        let (key, in_force_from) = (slot.key, slot.in_force_from);
+        self.replay.forget(key);
+        if slot.seat.group.is_some() {
+            self.hub.subscriptions.leave(&slot.seat);
+            self.mark(link, index);
+            return;
+        }
+        let Some(in_force_from) = in_force_from else {
+            return self.remove(link, index);
+        };
+        let younger: Vec<usize> = self
+            .slots
+            .iter()
+            .flatten()
+            .filter(|other| other.in_force_from.is_none_or(|from| from > in_force_from))
+            .filter(|other| slot.overlaps(other))
+            .map(|other| other.key)
+            .collect();
+        if younger.is_empty() {
+            return self.remove(link, index);
+        }
+        self.ghosts.push(Ghost {
+            key,
+            filter: Arc::clone(&slot.channel().filter),
+            in_force_from,
+            mark: None,
+            awaited_by: younger,
+        });
+        self.mark(link, index);
+    }
+
+    /// Queues a mark, the next one, for the log of an ending slot.
+    fn mark(&mut self, link: &mut RouterLink, index: usize) {
+        self.marked += 1;
+        let number = self.marked;
+        let mark = Envelope::mark(self.subscriber.id, number);
+        let Some(Some(slot)) = self.slots.get(index) else {
+            return;
+        };
+        let key = slot.key;
+        // What is held or not settled now may come to the router behind the mark.
+        let mut last = !slot.channel().log.is_held();
+        put(link, slot.channel(), &mark);
+        if let Some(at) = self.ghosts.iter().position(|ghost| ghost.key == key) {
+            let heirs: Vec<&Slot> = self.ghosts[at]
+                .awaited_by
+                .iter()
+                .filter_map(|&key| self.find(key))
+                .collect();
+            last = heirs.iter().all(|heir| {
+                let settled = |from| self.hub.subscriptions.is_settled(from);
+                heir.in_force_from.is_some_and(settled)
+            });
+            if last {
+                heirs
+                    .iter()
+                    .for_each(|heir| put(link, heir.channel(), &mark));
+                self.ghosts[at].mark = Some(number);
+            }
+        }
+        if let Some(Some(slot)) = self.slots.get_mut(index) {
+            slot.ending = Some(Ending { mark: number, last });
+        }
+    }
+
+    fn remove(&mut self, link: &mut RouterLink, index: usize) {
+        let Some(slot) = self.slots.get_mut(index).and_then(Option::take) else {
+            return;
+        };
+        link.queue_unsubscribe(&slot.seat.channel.log);
+        for other in self.slots.iter_mut().flatten() {
+            if slot.overlaps(other) {
+                other.overlaps -= 1;
+            }
+        }
+        self.pass(slot.key, None);
+        self.hub.subscriptions.detach(&slot.seat);
+    }
+
+    /// Takes a live message from the router: counts what the log lost, and drops what is not for this subscriber. What
+    /// this makes it tell the router is sent at once.
+    pub(crate) fn take(
+        &mut self,
+        link: &mut RouterLink,
+        key: usize,
+        offset: u64,
+        envelope: Envelope,
+    ) -> Option<Selected> {
+        let index = index_of(key);
+        let slot = self.slots.get_mut(index)?.as_mut()?;
+        // The rest of a subscription that was there before.
+        if slot.key != key {
+            return None;
+        }
+        let expected = slot.next_offset.replace(offset + 1);
+        let weight = slot.channel().log.weight(envelope.body.len());
+        let lost = expected.map_or(0, |expected| offset.saturating_sub(expected));
+        if lost > 0 {
+            self.jumped(link, index, lost);
+        }
+        let terms = if envelope.is_mark() {
+            self.on_mark(link, index, &envelope);
+            None
+        } else {
+            self.examine(link, index, &envelope)
+        };
+        let slot = self.slots.get_mut(index)?.as_mut()?;
+        let Some(terms) = terms else {
+            slot.seat.reader.done(&slot.seat.channel, weight);
+            return None;
+        };
+        slot.taken_bytes += weight;
+        let due = Due {
+            key,
+            weight,
+            group: slot.seat.group.clone(),
+        };
+        Some(Selected {
+            envelope,
+            terms,
+            stored: false,
+            due,
+        })
+    }
+
+    fn examine(
+        &mut self,
+        link: &mut RouterLink,
+        index: usize,
+        envelope: &Envelope,
+    ) -> Option<Terms> {
+        let slot = self.slots.get(index)?.as_ref()?;
+        // A log may hold messages for the filter that it was lent to before.
+        if !topic::matches(slot.filter(), envelope.topic_str()) {
+            return None;
+        }
+        if slot.ending.is_some()
+            && let Some(group) = slot.seat.group.clone()
+        {
+            self.pass_on(link, &group, envelope);
+            self.flush(link);
+            return None;
+        }
+        self.terms(index, envelope)
+    }
+
+    /// Counts messages that the log lost before this slot read them; a mark may have been among them.
+    ///
+    /// Where filters overlap some may have been copies that would have been skipped: the count is an upper bound.
+    fn jumped(&mut self, link: &mut RouterLink, index: usize, lost: u64) {
+        let Some(Some(slot)) = self.slots.get(index) else {
+            return;
+        };
+        self.hub.counters.lost_slow_subscriber.add(lost);
+        slot.seat.reader.jumped(slot.channel(), slot.taken_bytes);
+        warn!(
+            filter = slot.filter(),
+            lost, "a subscriber was too slow and lost messages"
+        );
+        let ending = slot.ending.is_some();
+        self.pass(slot.key, None);
+        if ending {
+            self.mark(link, index);
+            self.flush(link);
+        }
+    }
+
+    fn on_mark(&mut self, link: &mut RouterLink, index: usize, mark: &Envelope) {
+        let Some(Some(slot)) = self.slots.get(index) else {
+            return;
+        };
+        if mark.origin() != self.subscriber.id {
+            return;
+        }
+        match slot.ending {
+            Some(ending) if ending.mark == mark.stamp() => {
+                if ending.last {
+                    self.remove(link, index);
+                } else {
+                    self.mark(link, index);
+                }
+                self.flush(link);
+            }
+            _ => self.pass(slot.key, Some(mark.stamp())),
+        }
+    }
+
+    /// Notes that the slot with this key has come to a ghost's mark, or must not rely on any ghost.
+    fn pass(&mut self, key: usize, mark: Option<u64>) {
+        for ghost in &mut self.ghosts {
+            if mark.is_none() || mark == ghost.mark {
+                ghost.awaited_by.retain(|waiting| *waiting != key);
+            }
+        }
+        self.ghosts.retain(|ghost| !ghost.awaited_by.is_empty());
+    }
+
+    /// Reports a message as dealt with: sent and acknowledged as far as it matters here, or dropped.
+    pub(crate) fn done(&mut self, due: &Due) {
+        if let Some(Some(slot)) = self.slots.get_mut(index_of(due.key))
+            && slot.key == due.key
+        {
+            slot.taken_bytes = slot.taken_bytes.saturating_sub(due.weight);
+            slot.seat.reader.done(&slot.seat.channel, due.weight);
+        }
+    }
+
+    /// Reports a message as dealt with that may yet be given back: publishers do not wait for it any more.
+    pub(crate) fn done_for_now(&mut self, due: &mut Due) {
+        self.done(due);
+        due.weight = 0;
+    }
+
+    /// Reports a message of a shared subscription that was never sent and will not be: it goes to another member, or is
+    /// counted as dropped. The caller flushes the link. Of other subscriptions it only notes that they are done.
+    pub(crate) fn give_back(&mut self, link: &mut RouterLink, due: &Due, envelope: &Envelope) {
+        self.done(due);
+        if let Some(group) = &due.group {
+            self.pass_on(link, group, envelope);
+        }
+    }
+
+    fn pass_on(&self, link: &mut RouterLink, group: &Arc<Group>, envelope: &Envelope) {
+        let group = self.hub.subscriptions.group_now(group);
+        if let Some((channel, hold)) = group.pick(Some(self.subscriber.id)) {
+            channel.count(envelope);
+            link.queue_held(hold, envelope);
+        } else {
+            self.hub.counters.shared_dropped.bump();
+            debug!(group = %group.name, filter = %group.filter, "no member is left for a message");
+        }
+    }
+
+    /// A router that is gone is noticed by whoever reads the link next.
+    fn flush(&self, link: &mut RouterLink) {
+        if let Err(RouterGone) = link.flush() {
+            debug!(id = self.subscriber.id, "the router is gone");
+        }
+    }
+
+    fn find(&self, key: usize) -> Option<&Slot> {
+        let slot = self.slots.get(index_of(key))?.as_ref()?;
+        (slot.key == key).then_some(slot)
+    }
+
+    fn live_mut(&mut self, name: &str) -> Option<&mut Slot> {
+        let index = *self.by_name.get(name)?;
+        self.slots.get_mut(index)?.as_mut()
+    }
+
+    /// Ends all subscriptions and gives the link back to the router once it has drained; members of groups pass on what
+    /// they find.
+    pub(crate) async fn close(mut self, mut link: RouterLink) {
+        self.by_name.clear();
+        for index in 0..self.slots.len() {
+            match &self.slots[index] {
+                Some(slot) if slot.seat.group.is_none() => self.remove(&mut link, index),
+                Some(slot) if slot.ending.is_none() => self.end(&mut link, index),
+                _ => {}
+            }
+        }
+        let drained = tokio::time::timeout(RECYCLE_TIMEOUT, self.drain(&mut link)).await;
+        if let Ok(Ok(())) = drained {
+            self.hub.router.release(link);
+        } else {
+            self.hub.counters.links_abandoned.bump();
+            warn!("a router link did not drain and is given up");
+        }
+    }
+
+    async fn drain(&mut self, link: &mut RouterLink) -> Result<(), RouterGone> {
+        link.flush()?;
+        while self.slots.iter().any(Option::is_some) {
+            if let Incoming::Message {
+                slot,
+                offset,
+                envelope,
+            } = link.next().await?
+                && let Some(selected) = self.take(link, slot, offset, envelope)
+            {
+                self.give_back(link, &selected.due, &selected.envelope);
+            }
+        }
+        link.queue_fence();
+        link.flush()?;
+        while !matches!(link.next().await?, Incoming::Fence) {}
+        Ok(())
+    }
+}
+
+fn put(link: &mut RouterLink, channel: &Channel, mark: &Envelope) {
+    channel.count(mark);
+    link.queue_publish(&channel.log, mark);
+}
+
+fn index_of(key: usize) -> usize {
+    key & ((1 << INDEX_BITS) - 1)
+}
+
+impl Drop for Inbox {
+    /// After [`Inbox::close`] there is nothing left; after a panic, no publisher must wait for this subscriber.
+    fn drop(&mut self) {
+        for slot in self.slots.drain(..).flatten() {
+            self.hub.subscriptions.detach(&slot.seat);
+        }
+    }
+}
