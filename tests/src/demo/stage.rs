@@ -446,7 +446,8 @@ fn note_centre(nodes: &mut [NodeView], topic: &Topic, message: &Message) {
             }
         }
         Topic::PredictionHistory(..) => {
-            if let Ok(batch) = serde_json::from_slice::<PredictionBatch>(&message.payload) {
+            let json = crate::batch::unpacked(&message.payload).unwrap_or_default();
+            if let Ok(batch) = serde_json::from_slice::<PredictionBatch>(&json) {
                 for prediction in &batch.records {
                     node.centre.note(prediction);
                 }

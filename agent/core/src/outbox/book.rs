@@ -447,6 +447,20 @@ impl Book {
         finished
     }
 
+    /// Tells the records of all that waits in a generation as lost, and leaves it as it is.
+    pub fn tell_generation(&mut self, generation: u32, reason: LossReason) {
+        let Some(entry) = self.generations.get(&generation) else {
+            return;
+        };
+        let class = entry.class;
+        let records = entry.records_waiting();
+        let runs: Vec<Run> = entry.runs_waiting().into_iter().cloned().collect();
+        for run in runs {
+            let span = (run.to - run.from).saturating_add(1);
+            self.tell_lost(class, run, records.min(span), reason);
+        }
+    }
+
     /// Tells the records of some places, which were lost, by number.
     fn tell_places(
         &mut self,
