@@ -163,6 +163,8 @@ impl StreamRow {
             name: self.name.clone(),
             model: self.model.clone(),
             last_reading: self.stats.last_reading(),
+            stale_since: None,
+            local: false,
             counters: self.stats.snapshot(),
         }
     }

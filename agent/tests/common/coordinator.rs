@@ -283,7 +283,9 @@ fn take(inbox: &Mutex<Inbox>, topic: &str, payload: &[u8], acks: Acks) -> Option
                 .push(serde_json::from_slice(payload).unwrap());
             return None;
         }
-        Topic::Release { .. } | Topic::Sample(..) | Topic::Ack(_) => return None,
+        Topic::Release { .. } | Topic::Sample(..) | Topic::Events(_) | Topic::Ack(_) => {
+            return None;
+        }
     };
     (acks == Acks::All).then_some((path, ack))
 }

@@ -124,6 +124,7 @@ impl State {
             | Topic::Prediction(..)
             | Topic::PredictionHistory(..)
             | Topic::Sample(..)
+            | Topic::Events(_)
             | Topic::Ack(_) => MESSAGE_BYTES_MAX,
         };
         if message.payload.len() > limit {
@@ -139,7 +140,7 @@ impl State {
             Topic::PredictionHistory(path, stream) => {
                 return self.take_batch(path, &stream, &message.payload, now, round);
             }
-            Topic::Release { .. } | Topic::Sample(..) | Topic::Ack(_) => {
+            Topic::Release { .. } | Topic::Sample(..) | Topic::Events(_) | Topic::Ack(_) => {
                 refuse("topic", "not a topic that the coordinator takes in")
             }
         })

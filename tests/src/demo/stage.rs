@@ -418,6 +418,7 @@ fn live(topic: &Topic, message: &Message) -> Option<Prediction> {
         | Topic::Reported(_)
         | Topic::PredictionHistory(..)
         | Topic::Sample(..)
+        | Topic::Events(_)
         | Topic::Ack(_) => None,
     }
 }
@@ -428,6 +429,7 @@ fn note_centre(nodes: &mut [NodeView], topic: &Topic, message: &Message) {
     | Topic::Prediction(path, _)
     | Topic::PredictionHistory(path, _)
     | Topic::Sample(path, _)
+    | Topic::Events(path)
     | Topic::Ack(path)) = topic
     else {
         return;
@@ -450,6 +452,6 @@ fn note_centre(nodes: &mut [NodeView], topic: &Topic, message: &Message) {
                 }
             }
         }
-        Topic::Release { .. } | Topic::Sample(..) | Topic::Ack(_) => {}
+        Topic::Release { .. } | Topic::Sample(..) | Topic::Events(_) | Topic::Ack(_) => {}
     }
 }

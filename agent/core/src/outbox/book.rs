@@ -439,6 +439,7 @@ impl Book {
             lost_batches: self.totals.lost_batches,
             unwritten,
             gaps: self.totals.gaps.clone(),
+            ..ReportedOutbox::default()
         }
     }
 

@@ -172,6 +172,8 @@ fn node_view(node: &str, presence: Presence) -> NodeView {
         name: "i94".parse().unwrap(),
         model: model.name.clone(),
         last_reading: None,
+        stale_since: None,
+        local: false,
         counters,
     };
     let outbox = ReportedOutbox {
