@@ -33,6 +33,9 @@ pub struct NodeEntry {
     /// Its last report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported: Option<Reported>,
+    /// When that came, by the coordinator's clock; may lag in the store as `heard_at` does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_at: Option<Timestamp>,
 }
 
 /// Whether a node is there.
@@ -183,6 +186,7 @@ impl Inventory {
             return Ok(Change::OldNews);
         }
         entry.hear(now, false);
+        entry.reported_at = entry.reported_at.max(Some(now));
         if entry.reported.as_ref() == Some(&report) {
             return Ok(Change::Heard);
         }
@@ -233,6 +237,7 @@ impl Inventory {
             status_since: None,
             status: None,
             reported: None,
+            reported_at: None,
         }))
     }
 }

@@ -110,7 +110,8 @@ struct Batches {
 struct Boot {
     touched: u64,
     heard: Option<Timestamp>,
-    end: Option<End>,
+    /// How it ended, and the tick of that word.
+    end: Option<(End, u64)>,
     /// Numbers over all streams that came before records were known by stream: such a boot is not judged.
     early: Option<IntervalSet>,
     streams: BTreeMap<Key, Stream>,
@@ -137,8 +138,8 @@ struct Book {
     folded_open: u64,
     /// Loss reports that the node had to give up.
     events_forgotten: u64,
-    /// The boots folded last, oldest first.
-    folded: VecDeque<BootId>,
+    /// The boots folded last, oldest first, and whether records of each were open then.
+    folded: VecDeque<(BootId, bool)>,
 }
 
 impl NodeLedger {
@@ -161,8 +162,8 @@ impl NodeLedger {
         } = prediction;
         check_seq(*seq)?;
         let key = (Class::Prediction, stream.clone());
-        if self.is_folded(id.boot) {
-            return Ok(self.see_folded(key));
+        if let Some(open) = self.folded(id.boot) {
+            return Ok(self.see_folded(key, open));
         }
         let known_early = self
             .boots
@@ -235,7 +236,7 @@ impl NodeLedger {
                     return Ok(());
                 }
                 let key = (lost.class, lost.stream.clone());
-                if self.is_folded(lost.boot) {
+                if self.folded(lost.boot).is_some() {
                     self.lose_folded(key, lost.records, lost.reason);
                     return Ok(());
                 }
@@ -247,16 +248,18 @@ impl NodeLedger {
                 self.touch(lost.boot, now);
             }
             LedgerEventKind::Ended(ended) => {
-                if self.is_folded(ended.boot) {
+                if self.folded(ended.boot).is_some() {
                     return Ok(());
                 }
                 self.touch(ended.boot, now);
+                let end = match (ended.clean, ended.durability) {
+                    (true, _) => End::Clean,
+                    (false, Durability::Outage) => End::Crash,
+                    (false, Durability::Always) => End::CrashDurable,
+                };
                 if let Some(boot) = self.boots.get_mut(&ended.boot) {
-                    boot.end = Some(match (ended.clean, ended.durability) {
-                        (true, _) => End::Clean,
-                        (false, Durability::Outage) => End::Crash,
-                        (false, Durability::Always) => End::CrashDurable,
-                    });
+                    // Told again it is no news.
+                    boot.end.get_or_insert((end, self.tick));
                 }
             }
         }
@@ -267,7 +270,7 @@ impl NodeLedger {
     ///
     /// Numbers that cannot be, and streams over the limit, are passed over: the report is worth more than they are.
     pub fn on_report(&mut self, report: &Reported, now: Timestamp) {
-        if self.is_folded(report.boot) {
+        if self.folded(report.boot).is_some() {
             return;
         }
         for row in &report.streams {
@@ -295,8 +298,12 @@ impl NodeLedger {
         self.forgotten
     }
 
-    fn is_folded(&self, boot: BootId) -> bool {
-        self.book.folded.contains(&boot)
+    /// Of a boot that was folded, whether records of it were open then.
+    fn folded(&self, boot: BootId) -> Option<bool> {
+        let mut folded = self.book.folded.iter();
+        folded
+            .find(|(other, _)| *other == boot)
+            .map(|(_, open)| *open)
     }
 
     fn touch(&mut self, boot: BootId, now: Timestamp) {

@@ -183,7 +183,7 @@ impl NodeLedger {
             return;
         }
         let settled = self.boots.iter().filter(|(boot, run)| {
-            **boot != report.boot && run.end.is_some() && !held.holds(**boot)
+            **boot != report.boot && self.is_over(run) && run.end.is_some() && !held.holds(**boot)
         });
         let mut settled: Vec<(u64, BootId)> =
             settled.map(|(boot, run)| (run.touched, *boot)).collect();
@@ -206,9 +206,10 @@ impl NodeLedger {
         let Some(run) = self.boots.remove(&boot) else {
             return 0;
         };
-        let mut open = 0;
+        let (mut in_flight, mut open) = (0, false);
         for (key, mut tally, _) in self.tallies(boot, &run, held) {
-            open += tally.in_flight;
+            in_flight += tally.in_flight;
+            open |= tally.in_flight + tally.missing + tally.crash > 0;
             if run.early.is_some() {
                 // It is not judged, now or later.
                 tally.produced -= tally.in_flight;
@@ -231,33 +232,31 @@ impl NodeLedger {
         self.changed.insert(Mark::Boot(boot));
         self.changed.insert(Mark::Node);
         self.book.folds += 1;
-        self.book.folded.push_back(boot);
+        self.book
+            .folded
+            .push_back((boot, open || run.early.is_some()));
         if self.book.folded.len() > FOLDED_MAX {
             self.book.folded.pop_front();
         }
-        open
+        in_flight
     }
 
-    /// A record of a boot that was folded. It is taken for new while any record is open, which may store one twice and
-    /// never loses one.
-    pub(super) fn see_folded(&mut self, key: Key) -> Seen {
-        let Some(sums) = self.sums.get_mut(&key) else {
-            self.forgotten += 1;
-            return Seen::New;
-        };
-        self.changed.insert(Mark::Sums(key.0, key.1));
-        let open = if sums.missing > 0 {
-            &mut sums.missing
-        } else {
-            &mut sums.crash
-        };
-        if *open == 0 {
-            sums.duplicated += 1;
-            return Seen::Duplicate;
+    /// A record of a boot that was folded. When records of it were `open` then, it is taken for new, which may store one
+    /// twice and never loses one.
+    pub(super) fn see_folded(&mut self, key: Key, open: bool) -> Seen {
+        if let Some(sums) = self.sums.get_mut(&key) {
+            if !open {
+                sums.duplicated += 1;
+            } else if let Some(left) = sums.missing.checked_sub(1) {
+                sums.missing = left;
+                sums.delivered += 1;
+            } else if let Some(left) = sums.crash.checked_sub(1) {
+                sums.crash = left;
+                sums.delivered += 1;
+            }
+            self.changed.insert(Mark::Sums(key.0, key.1));
         }
-        *open -= 1;
-        sums.delivered += 1;
-        Seen::New
+        if open { Seen::New } else { Seen::Duplicate }
     }
 
     /// Records of a boot that was folded, told as lost.
@@ -274,7 +273,7 @@ impl NodeLedger {
     fn folded_sums(&self, held: &Held) -> BTreeMap<Key, Tally> {
         let mut sums = self.sums.clone();
         for ((boot, class, stream), ranges) in &held.ranges {
-            if !self.is_folded(*boot) {
+            if self.folded(*boot).is_none() {
                 continue;
             }
             if let Some(tally) = sums.get_mut(&(*class, stream.clone())) {
@@ -296,7 +295,7 @@ impl NodeLedger {
             let stream = run.streams.get(key).unwrap_or(&unknown);
             let waiting = waiting.get(key).copied().unwrap_or_default();
             let (mut tally, mut missing) = stream.account(key.0, waiting, horizon);
-            if run.end == Some(End::Crash) {
+            if matches!(run.end, Some((End::Crash, _))) {
                 tally.crash = std::mem::take(&mut tally.missing);
                 missing.clear();
             }
@@ -305,12 +304,18 @@ impl NodeLedger {
         keys.into_iter().map(tally).collect()
     }
 
+    /// Whether the newest report is of a later run: it came after the word that this one ended, or after all of it.
+    fn is_over(&self, run: &Boot) -> bool {
+        let last = run.end.map_or(run.touched, |(_, told)| told);
+        last < self.book.reported
+    }
+
     fn horizon(&self, boot: BootId, run: &Boot, held: &Held) -> Horizon {
         if !held.complete || run.early.is_some() {
             Horizon::Nothing
         } else if held.boot == Some(boot) {
             Horizon::Reported
-        } else if run.end.is_some() || run.touched < self.book.reported {
+        } else if self.is_over(run) {
             Horizon::All
         } else {
             // A run that has not reported yet.

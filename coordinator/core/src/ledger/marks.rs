@@ -212,29 +212,31 @@ fn read_set(bytes: &[u8]) -> Result<(u64, IntervalSet), RestoreError> {
     Ok((touched, set))
 }
 
-/// Tick; whether a time follows; the time in milliseconds; how it ended: 0 for not, 1 cleanly, 2 and 3 not.
+/// Tick; whether a time follows; the time in milliseconds; how it ended: 0 for not, 1 cleanly, 2 and 3 not; the tick of
+/// that word.
 fn write_boot(boot: &Boot) -> Vec<u8> {
-    let end = match boot.end {
-        None => 0,
-        Some(End::Clean) => 1,
-        Some(End::Crash) => 2,
-        Some(End::CrashDurable) => 3,
+    let (end, told) = match boot.end {
+        None => (0, 0),
+        Some((End::Clean, told)) => (1, told),
+        Some((End::Crash, told)) => (2, told),
+        Some((End::CrashDurable, told)) => (3, told),
     };
     let heard = boot.heard.map(Timestamp::as_ms);
     let ms = heard.unwrap_or(0).cast_unsigned();
-    write(2, [boot.touched, u64::from(heard.is_some()), ms, end])
+    let is_heard = u64::from(heard.is_some());
+    write(2, [boot.touched, is_heard, ms, end, told])
 }
 
-type ReadBoot = (u64, Option<Timestamp>, Option<End>);
+type ReadBoot = (u64, Option<Timestamp>, Option<(End, u64)>);
 
 fn read_boot(bytes: &[u8]) -> Result<ReadBoot, RestoreError> {
     let mut numbers = Numbers::read(bytes, 2)?;
-    let [touched, is_heard, ms, end] = numbers.array()?;
+    let [touched, is_heard, ms, end, told] = numbers.array()?;
     let end = match end {
-        0 => None,
-        1 => Some(End::Clean),
-        2 => Some(End::Crash),
-        3 => Some(End::CrashDurable),
+        0 if told == 0 => None,
+        1 => Some((End::Clean, told)),
+        2 => Some((End::Crash, told)),
+        3 => Some((End::CrashDurable, told)),
         _ => return Err(numbers.wrong()),
     };
     let heard = match (is_heard, Timestamp::from_ms(ms.cast_signed())) {
@@ -245,12 +247,13 @@ fn read_boot(bytes: &[u8]) -> Result<ReadBoot, RestoreError> {
     numbers.end((touched, heard, end))
 }
 
-/// Reported, floor, duplicates; the tally below the floor; ranges that arrived; losses with their reasons.
+/// Reported, floor, whether a number was open that it rose over, duplicates; the tally below the floor; ranges that arrived; losses with their reasons.
 fn write_stream(stream: &Stream) -> Vec<u8> {
     let Stream {
         reported,
         floor,
         below,
+        below_open,
         duplicates,
         seen,
         losses,
@@ -259,7 +262,7 @@ fn write_stream(stream: &Stream) -> Vec<u8> {
     let losses_of = losses
         .iter()
         .flat_map(|loss| [loss.from, loss.to, reason_number(loss.reason)]);
-    let numbers = [*reported, *floor, *duplicates]
+    let numbers = [*reported, *floor, u64::from(*below_open), *duplicates]
         .into_iter()
         .chain(below.to_numbers())
         .chain([seen.ranges().len() as u64])
@@ -271,7 +274,10 @@ fn write_stream(stream: &Stream) -> Vec<u8> {
 
 fn read_stream(bytes: &[u8]) -> Result<Stream, RestoreError> {
     let mut numbers = Numbers::read(bytes, 2)?;
-    let [reported, floor, duplicates] = numbers.array()?;
+    let [reported, floor, below_open, duplicates] = numbers.array()?;
+    if below_open > 1 {
+        return Err(numbers.wrong());
+    }
     let below = Tally::from_numbers(numbers.array::<FIELDS>()?);
     let pairs = numbers.rows::<2>()?;
     let seen = IntervalSet::from_ranges(pairs.into_iter().map(|[from, to]| (from, to)).collect())?;
@@ -293,6 +299,7 @@ fn read_stream(bytes: &[u8]) -> Result<Stream, RestoreError> {
         reported,
         floor,
         below,
+        below_open: below_open == 1,
         duplicates,
         seen,
         losses,
@@ -305,7 +312,8 @@ fn read_sums(bytes: &[u8]) -> Result<Tally, RestoreError> {
     numbers.end(sums)
 }
 
-/// Tick of the newest report; folds, those with open records, events given up; the boots folded last.
+/// Tick of the newest report; folds, those with open records, events given up; the boots folded last, and whether
+/// records of each were open.
 fn write_book(book: &Book) -> Vec<u8> {
     let counts = [
         book.reported,
@@ -314,18 +322,21 @@ fn write_book(book: &Book) -> Vec<u8> {
         book.events_forgotten,
         book.folded.len() as u64,
     ];
-    let folded = book.folded.iter().map(|boot| boot.as_u64());
+    let folded = book.folded.iter();
+    let folded = folded.flat_map(|(boot, open)| [boot.as_u64(), u64::from(*open)]);
     write(2, counts.into_iter().chain(folded))
 }
 
 fn read_book(bytes: &[u8]) -> Result<Book, RestoreError> {
     let mut numbers = Numbers::read(bytes, 2)?;
     let [reported, folds, folded_open, events_forgotten] = numbers.array()?;
-    let folded = numbers.rows::<1>()?;
-    if folded.len() > FOLDED_MAX {
+    let folded = numbers.rows::<2>()?;
+    if folded.len() > FOLDED_MAX || folded.iter().any(|[_, open]| *open > 1) {
         return Err(numbers.wrong());
     }
-    let folded = folded.into_iter().map(|[boot]| BootId::from_u64(boot));
+    let folded = folded
+        .into_iter()
+        .map(|[boot, open]| (BootId::from_u64(boot), open == 1));
     let folded = folded.collect();
     numbers.end(Book {
         reported,

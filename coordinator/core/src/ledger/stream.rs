@@ -21,8 +21,8 @@ pub(super) struct Loss {
 /// What is known of a stream in one run of the agent.
 ///
 /// When it takes too many ranges to say what is where, the lowest are only counted from then on: `floor` rises. That
-/// loses no count. Below the floor a record is taken for new while any number there is open, which may store one twice
-/// and never loses one.
+/// loses no count. When a number was open at that moment, a record below the floor is taken for new from then on, which
+/// may store one twice and never loses one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stream {
     /// Numbers that the node said it used, by its newest report.
@@ -31,6 +31,8 @@ pub(super) struct Stream {
     pub(super) floor: u64,
     /// What became of the numbers below the floor; what is open there is `missing`, whoever holds it.
     pub(super) below: Tally,
+    /// Whether a number was open when the floor rose over it.
+    pub(super) below_open: bool,
     pub(super) duplicates: u64,
     pub(super) seen: IntervalSet,
     /// Ascending, without overlaps; what arrived all the same may be within.
@@ -52,12 +54,14 @@ impl Stream {
     /// Notes a record; `true` in the second place when ranges were given up for it.
     pub(super) fn see(&mut self, seq: u64) -> (Seen, bool) {
         if seq < self.floor {
-            if self.below.missing == 0 {
+            if !self.below_open {
                 self.duplicates += 1;
                 return (Seen::Duplicate, false);
             }
-            self.below.missing -= 1;
-            self.below.delivered += 1;
+            if self.below.missing > 0 {
+                self.below.missing -= 1;
+                self.below.delivered += 1;
+            }
             return (Seen::New, false);
         }
         if self.seen.insert(seq) == Insertion::Known {
@@ -170,12 +174,12 @@ impl Stream {
         self.losses = joined;
     }
 
-    /// Raises the floor until the ranges are within their bounds; `true` when a number below it is open.
+    /// Raises the floor until the ranges are within their bounds; `true` when one was open that it rose over.
     fn hold_bounds(&mut self) -> bool {
         if self.losses.len() > LOSSES_MAX {
             self.join_losses();
         }
-        let mut open = false;
+        let before = self.below.missing;
         // One place is kept free, so that the set itself never forgets a range.
         while self.seen.ranges().len() >= RANGES_MAX || self.losses.len() > LOSSES_MAX {
             let seen = self.seen.ranges().first().copied();
@@ -184,9 +188,9 @@ impl Stream {
                 break;
             };
             self.raise_floor(to + 1);
-            open |= self.below.missing > 0;
         }
-        open
+        self.below_open |= self.below.missing > before;
+        self.below.missing > before
     }
 
     fn raise_floor(&mut self, floor: u64) {

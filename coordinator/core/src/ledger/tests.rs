@@ -108,13 +108,11 @@ pub(super) fn ended(boot: u64, clean: bool, durability: Durability) -> LedgerEve
     }
 }
 
-/// A report of `used` numbers of each stream, and of what waits by (boot, stream).
-pub(super) fn report(
-    boot: u64,
-    used: &[u64],
-    waiting: &[(u64, u64, Vec<(u64, u64)>)],
-    events: u64,
-) -> Reported {
+/// Boot, stream, and the numbers that wait.
+pub(super) type Held = (u64, u64, Vec<(u64, u64)>);
+
+/// A report of `used` numbers of each stream, and of what waits.
+pub(super) fn report(boot: u64, used: &[u64], waiting: &[Held], events: u64) -> Reported {
     let stream = |(stream, used): (usize, &u64)| ReportedStream {
         name: name(stream as u64),
         model: "flow".parse().unwrap(),
@@ -304,7 +302,7 @@ fn formats_parse_for_ever() {
     let stream = Mark::Stream(boot(1), Class::Prediction, name(0));
     let below = [0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1];
     let numbers = [
-        [12, 4, 1].as_slice(),
+        [12, 4, 1, 1].as_slice(),
         &below,
         &[2, 5, 6, 9, 9],
         &[1, 7, 7, 2],
@@ -313,11 +311,13 @@ fn formats_parse_for_ever() {
     marks.0.insert(stream, bytes(2, &numbers));
     marks
         .0
-        .insert(Mark::Boot(boot(1)), bytes(2, &[3, 1, 5_000, 2]));
+        .insert(Mark::Boot(boot(1)), bytes(2, &[3, 1, 5_000, 2, 3]));
     let sums = Mark::Sums(Class::Sample, name(1));
     let folded = [9, 8, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0];
     marks.0.insert(sums, bytes(2, &folded));
-    marks.0.insert(Mark::Node, bytes(2, &[4, 1, 0, 7, 1, 33]));
+    marks
+        .0
+        .insert(Mark::Node, bytes(2, &[4, 1, 0, 7, 1, 33, 1]));
     marks
         .0
         .insert(Mark::Batches(Epoch::from_u64(7)), bytes(1, &[2, 0, 4]));
@@ -405,8 +405,18 @@ fn too_many_boots_are_folded_and_what_was_open_still_arrives_once() {
     assert_eq!((account.boots, account.folded_boots), (RUNS_MAX as u64, 1));
     assert_eq!(account.folded_open, 1);
     assert_eq!(tally(&account, 0).delivered, RUNS_MAX as u64 + 1);
+    assert_eq!(
+        (tally(&account, 0).in_flight, tally(&account, 0).missing),
+        (RUNS_MAX as u64 + 1, 0)
+    );
     assert_eq!(see(&mut ledger, &prediction(0, 0, 0)), Seen::New);
-    assert_eq!(see(&mut ledger, &prediction(0, 0, 0)), Seen::Duplicate);
+    let after = report(RUNS_MAX as u64, &[2], &[], 0);
+    ledger.on_report(&after, at(2));
+    let row = tally(&ledger.account(Some(&after), None), 0);
+    assert_eq!(
+        (row.delivered, row.missing),
+        (RUNS_MAX as u64 + 2, RUNS_MAX as u64)
+    );
 }
 
 #[test]
