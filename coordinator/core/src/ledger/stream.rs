@@ -109,13 +109,15 @@ impl Stream {
         tally.delivered += self.seen.count();
         for loss in &self.losses {
             let lost = interval::subtract(&[(loss.from, loss.to)], self.seen.ranges());
+            // A range may be wider than the loss, so that the node's word that it holds a record counts more.
+            let lost = interval::subtract(&lost, waiting);
             *tally.of_reason(loss.reason) += interval::count(&lost);
         }
         let held_below = interval::count(&interval::intersect(waiting, &range(0, self.floor)));
         let open = interval::subtract(&range(self.floor, end), self.seen.ranges());
-        let open = interval::subtract(&open, &self.loss_ranges());
         let held = interval::intersect(&open, waiting);
-        let rest = interval::subtract(&open, waiting);
+        let rest = interval::subtract(&open, &self.loss_ranges());
+        let rest = interval::subtract(&rest, waiting);
         let known_to = match horizon {
             Horizon::Nothing => 0,
             Horizon::Reported => self.reported,

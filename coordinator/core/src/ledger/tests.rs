@@ -420,6 +420,46 @@ fn too_many_boots_are_folded_and_what_was_open_still_arrives_once() {
 }
 
 #[test]
+fn boots_that_are_done_with_become_sums() {
+    let (mut marks, mut ledger) = (Marks::default(), NodeLedger::new());
+    let boots = 30;
+    for boot in 0..boots {
+        see(&mut ledger, &prediction(boot, 0, 0));
+        see(&mut ledger, &prediction(boot, 0, 2));
+        // The last number of every third boot is lost in silence.
+        let used = if boot % 3 == 0 { 4 } else { 3 };
+        let event = lost(boot, 0, 1, 1, LossReason::Expired);
+        ledger.on_event(&event, at(1)).unwrap();
+        ledger.on_report(&report(boot, &[used], &[], 0), at(1));
+        let event = ended(boot, true, Durability::Outage);
+        ledger.on_event(&event, at(1)).unwrap();
+        marks.commit(ledger.take_changes());
+        ledger = marks.restore();
+    }
+    let last = report(boots, &[], &[], 0);
+    ledger.on_report(&last, at(2));
+    marks.commit(ledger.take_changes());
+    let mut ledger = marks.restore();
+    let account = ledger.account(Some(&last), None);
+    let kept = SETTLED_KEPT as u64;
+    assert_eq!(
+        (account.boots, account.folded_boots),
+        (kept + 1, boots - kept)
+    );
+    assert_eq!(account.folded_open, 0);
+    let row = tally(&account, 0);
+    assert_eq!((row.produced, row.delivered), (100, 60));
+    assert_eq!((row.expired, row.missing, row.in_flight), (30, 10, 0));
+    // Boots and streams that are known by number, the present boot, the sums, and the rest.
+    assert_eq!(marks.0.len(), 2 * SETTLED_KEPT + 3);
+    // A late repetition is known where nothing was open, and kept where something was.
+    assert_eq!(see(&mut ledger, &prediction(1, 0, 0)), Seen::Duplicate);
+    assert_eq!(see(&mut ledger, &prediction(3, 0, 3)), Seen::New);
+    let row = tally(&ledger.account(Some(&last), None), 0);
+    assert_eq!((row.produced, row.delivered, row.missing), (100, 61, 9));
+}
+
+#[test]
 fn since_leaves_out_boots_that_were_silent() {
     let mut ledger = NodeLedger::new();
     ledger.see_prediction(&prediction(1, 0, 0), at(10)).unwrap();
