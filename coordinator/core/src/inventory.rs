@@ -265,6 +265,14 @@ impl NodeEntry {
         }
     }
 
+    /// The last report, unless another run has followed that has not reported yet: a late report of the one before says
+    /// nothing of what the node holds now.
+    pub fn current_report(&self) -> Option<&Reported> {
+        let running = self.running_boot();
+        let report = self.reported.as_ref();
+        report.filter(|report| running.is_none_or(|boot| boot == report.boot))
+    }
+
     /// The run of the last status that was not a `down`.
     fn running_boot(&self) -> Option<BootId> {
         self.status

@@ -231,7 +231,8 @@ impl NodeLedger {
                 }
                 check_seq(lost.to)?;
                 if lost.class == Class::Event {
-                    self.book.events_forgotten += lost.records;
+                    let forgotten = &mut self.book.events_forgotten;
+                    *forgotten = forgotten.saturating_add(lost.records);
                     self.changed.insert(Mark::Node);
                     return Ok(());
                 }
@@ -362,7 +363,7 @@ fn events_waiting(outbox: &ReportedOutbox) -> u64 {
     lanes
         .filter(|lane| lane.class == Class::Event)
         .map(|lane| lane.records.max(lane.batches))
-        .sum()
+        .fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]

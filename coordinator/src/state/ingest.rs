@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use lamppost_coordinator_core::NodeEntry;
 use lamppost_coordinator_core::interval::coalesce;
 use lamppost_coordinator_core::inventory::Change;
 use lamppost_coordinator_core::ledger::{MarkChange, Seen};
@@ -177,7 +178,7 @@ impl State {
         if change == Change::Changed {
             self.desk(&path)?;
             let entry = self.inventory.get(&path);
-            let reported = entry.and_then(|entry| entry.reported.as_ref());
+            let reported = entry.and_then(NodeEntry::current_report);
             if let Some((desk, reported)) = self.desks.get_mut(&path).zip(reported) {
                 desk.ledger.on_report(reported, now);
             }

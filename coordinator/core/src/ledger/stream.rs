@@ -74,6 +74,7 @@ impl Stream {
     /// Notes that the node gave up `from..=to`; `true` when ranges were given up for it.
     pub(super) fn lose(&mut self, from: u64, to: u64, reason: LossReason) -> bool {
         if let Some(last) = self.floor.checked_sub(1).filter(|last| from <= *last) {
+            // Told twice, it may explain a number that it does not name: here they are only counted.
             let told = (to.min(last) - from) + 1;
             let moved = told.min(self.below.missing);
             self.below.missing -= moved;
