@@ -192,8 +192,8 @@ async fn ledger(server: &Server, produced: u64) -> (Option<i32>, LedgerView) {
 async fn killed_at_random_points_it_stores_once_what_it_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let mut outbox = Outbox::default();
-    // Knuth's multiplier scatters the moments over 0 to 120 ms: before, within and after the first rounds.
-    let moment = |life: u64| Duration::from_millis(life.wrapping_mul(2_654_435_761) % 120);
+    // Steps of 37 scatter the moments over 0 to 120 ms: before, within and after the first rounds.
+    let moment = |life: u64| Duration::from_millis((life * 37 + 11) % 120);
     for life in 0..KILLS {
         let server = Server::start(dir.path());
         let mut node = Node::connect(server.mqtt(), "gw-1", 1).await;
