@@ -159,6 +159,7 @@ fn broker_config(embedded: &Embedded, root: &TopicRoot, nodes_max: usize) -> Bro
         users: node_users.chain(viewers).collect(),
         rules: rules(embedded, root),
         default_access: Effect::Deny,
+        protected: vec![format!("{root}/#")],
         limits: Limits {
             clients_max: embedded.clients_max,
             links_max: LINKS_MAX,
@@ -170,6 +171,7 @@ fn broker_config(embedded: &Embedded, root: &TopicRoot, nodes_max: usize) -> Bro
             retained_bytes_max: RETAINED_BYTES_MAX,
             ..defaults
         },
+        ..BrokerConfig::default()
     }
 }
 
