@@ -37,6 +37,22 @@ demo *ARGS:
 bench *ARGS:
     tests/benches/run {{ ARGS }}
 
+# lamppost-broker against mosquitto and stock rumqttd, under the same load; `just bench-broker --quick`.
+bench-broker *ARGS:
+    tests/benches/run-broker {{ ARGS }}
+
+# Fuzz the broker, guided by coverage: needs a nightly compiler and cargo-fuzz. `just fuzz 10` takes ten minutes.
+fuzz MINUTES="2" *TARGETS:
+    broker/fuzz/run {{ MINUTES }} {{ TARGETS }}
+
+# Malformed input without a nightly compiler: seeded, in a release build, so many times.
+hostile COUNT="10000000" SEED="1":
+    LAMPPOST_HOSTILE_COUNT={{ COUNT }} LAMPPOST_HOSTILE_SEED={{ SEED }} cargo test --release -p lamppost-broker --test hostile -- --nocapture
+
+# A crowd of clients that come, go, stall and die, for so many minutes, and a broker that is afterwards as before.
+soak MINUTES="10" SEED="24301":
+    LAMPPOST_SOAK_SECONDS=$(({{ MINUTES }} * 60)) LAMPPOST_SOAK_SEED={{ SEED }} cargo test --release -p lamppost-broker --test soak -- --nocapture
+
 # The binaries for a gateway: smaller than a release build, and minutes longer to build.
 dist:
     cargo build --profile dist -p lamppost-agent -p lamppost-broker

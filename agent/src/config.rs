@@ -397,15 +397,19 @@ fn outbox(raw: &raw::RawOutbox) -> Outcome<OutboxConfig> {
 }
 
 /// The broker's own form, with two things settled: nobody but the agent publishes below the topic root or on the flat
-/// topics, and sensors on the same machine need no password unless there are users.
+/// topics, whatever rules the table has, and sensors on the same machine need no password unless there are users.
 fn broker(
     mut table: toml::Table,
     root: &TopicRoot,
     streams: &[Stream],
 ) -> Outcome<lamppost_broker::Config> {
     use lamppost_broker::{Action, Effect, Rule, Who};
-    if !table.contains_key("user") && !table.contains_key("allow_anonymous") {
+    let knows_users = table.contains_key("user") || table.contains_key("users_file");
+    if !knows_users && !table.contains_key("allow_anonymous") {
         table.insert("allow_anonymous".to_owned(), true.into());
+    }
+    if !table.contains_key("protected") {
+        table.insert("protected".to_owned(), vec![format!("{root}/#")].into());
     }
     let read = table.try_into::<lamppost_broker::Config>();
     let mut config = read.map_err(|error| ConfigError::Broker(Box::new(error)))?;

@@ -2,6 +2,7 @@
 
 use crate::{
     accept::{self, Entrance},
+    auth::{Gate, Key},
     bridge::{self, BridgeError, BridgeStats},
     config::{Config, ConfigError, Listener},
     hub::Hub,
@@ -67,6 +68,21 @@ pub enum StartError {
     /// A bridge cannot be set up.
     #[error(transparent)]
     Bridge(#[from] BridgeError),
+    /// The system gives no random bytes, which passwords in memory are kept safe with.
+    #[error("{0}")]
+    Random(String),
+}
+
+/// Why a new configuration was not taken over, or not all of it.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// It is not valid together with what does not change. Nothing has changed.
+    #[error("the new configuration is not valid; the old one goes on")]
+    Config(#[from] ConfigError),
+    /// The users and rules have changed, but the files of a listener cannot be used, which goes on with those it has.
+    #[error("users and rules were read again, but a listener keeps its old certificates")]
+    Tls(#[from] TlsError),
 }
 
 /// A running MQTT broker. Dropping it stops it too, without waiting for its end.
@@ -78,6 +94,8 @@ pub struct Broker {
     tls: Vec<Arc<TlsDoor>>,
     /// What writes retained messages to the disk; `None` without a folder for them.
     saver: Option<Saver>,
+    /// What it was started with, users and rules apart.
+    config: Config,
 }
 
 impl Broker {
@@ -89,7 +107,9 @@ impl Broker {
         config.validate()?;
         let places = Arc::new(Places::new(&config.limits));
         let (mut entrances, mut local_addrs, mut tls) = (Vec::new(), Vec::new(), Vec::new());
-        let mut nobody = !config.allow_anonymous && config.users.is_empty();
+        let key = Key::new().map_err(|error| StartError::Random(error.to_string()))?;
+        let gate = read_gate(&config, key).await?;
+        let mut nobody = gate.is_shut();
         for wanted in config.all_listeners() {
             nobody &= !wanted.knows_certificates();
             let entrance = open(wanted, &places).await?;
@@ -107,7 +127,7 @@ impl Broker {
         let metrics_addr = metrics_listener
             .as_ref()
             .and_then(|listener| listener.local_addr().ok());
-        let hub = Arc::new(Hub::new(&config, Handle::current()));
+        let hub = Arc::new(Hub::new(&config, gate, Handle::current()));
         let saver = match &config.state_dir {
             Some(path) => {
                 let saver = open_state(path, &hub, config.retained_flush_interval).await;
@@ -139,6 +159,11 @@ impl Broker {
             metrics_addr,
             tls,
             saver,
+            config: Config {
+                users: Vec::new(),
+                rules: Vec::new(),
+                ..config
+            },
         })
     }
 
@@ -177,6 +202,11 @@ impl Broker {
         Link::new(&self.hub, client_id)
     }
 
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
     /// What the broker has done since it started.
     pub fn stats(&self) -> Stats {
         self.hub.stats()
@@ -185,6 +215,25 @@ impl Broker {
     /// What each bridge has done, in the order of the configuration.
     pub fn bridges(&self) -> Vec<BridgeStats> {
         self.hub.bridges().map(bridge::Tally::stats).collect()
+    }
+
+    /// Takes over users, rules, `default_access`, `protected` and anonymous access of another configuration, and reads
+    /// the file of users and the files of TLS listeners again. What differs besides holds from the next start on, and a
+    /// warning names it. Clients that would not be let in any more are disconnected, and subscriptions that are no
+    /// longer allowed end.
+    ///
+    /// # Errors
+    /// If the configuration is not valid: then nothing has changed. Or if certificates cannot be used.
+    pub async fn reload(&self, config: Config) -> Result<(), ReloadError> {
+        let (config, ignored) = self.config.with_access_of(config);
+        config.validate()?;
+        let gate = read_gate(&config, self.hub.gate().key()).await?;
+        if !ignored.is_empty() {
+            warn!(keys = ?ignored, "what has changed here holds from the next start on");
+        }
+        self.hub.gate.send_replace(Arc::new(gate));
+        info!("users and rules were read again");
+        Ok(self.reload_certificates()?)
     }
 
     /// Stops: takes no new connections, tells MQTT 5 clients, ends all tasks, and frees the port. Last wills are not
@@ -206,6 +255,16 @@ impl Broker {
             saver.finish().await;
         }
         info!("the broker has stopped");
+    }
+}
+
+/// Reads the users' file where that may block.
+async fn read_gate(config: &Config, key: Key) -> Result<Gate, ConfigError> {
+    let wanted = config.clone();
+    match tokio::task::spawn_blocking(move || Gate::read(&wanted, key)).await {
+        Ok(gate) => gate,
+        // The runtime is shutting down, or reading panicked: then it does so where it is seen.
+        Err(_) => Gate::read(config, key),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What all connections and links of one broker share.
 
 use crate::{
-    auth::Gate,
+    auth::{Failures, Gate},
     bridge::Tally,
     config::{Config, Limits},
     message::Envelope,
@@ -27,6 +27,7 @@ pub(crate) struct Hub {
     pub(crate) limits: Limits,
     /// Who may connect and do what; replaced as a whole when the configuration is read anew, which sessions watch.
     pub(crate) gate: watch::Sender<Arc<Gate>>,
+    pub(crate) failures: Failures,
     pub(crate) router: Arc<Router>,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) retained: Retained,
@@ -53,10 +54,11 @@ pub(crate) struct Waiting {
 }
 
 impl Hub {
-    pub(crate) fn new(config: &Config, runtime: Handle) -> Self {
+    pub(crate) fn new(config: &Config, gate: Gate, runtime: Handle) -> Self {
         let router = Router::obtain(&config.limits);
         Self {
-            gate: watch::Sender::new(Arc::new(Gate::new(config))),
+            gate: watch::Sender::new(Arc::new(gate)),
+            failures: Failures::new(&config.limits),
             subscriptions: Subscriptions::new(config.limits.filters_max, Arc::clone(&router)),
             router,
             retained: Retained::new(&config.limits, config.state_dir.is_some()),
@@ -150,5 +152,15 @@ impl Hub {
             bridges_connected: connected.count() as u64,
             ..self.counters.snapshot()
         }
+    }
+}
+
+#[cfg(test)]
+impl Hub {
+    /// A hub without a broker around it.
+    pub(crate) fn alone(config: &Config) -> Arc<Self> {
+        let key = crate::auth::Key::new().unwrap();
+        let gate = Gate::read(config, key).unwrap();
+        Arc::new(Self::new(config, gate, Handle::current()))
     }
 }

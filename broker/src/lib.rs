@@ -5,7 +5,7 @@
 //!
 //! - `accept` takes connections within bounds, and `transport` does what stands before MQTT: TLS, WebSocket;
 //! - `session` serves one: handshake, packets in, messages out; `codec` is the wire format;
-//! - `auth` says who a client is and which topics it may use; `topic` knows filters;
+//! - `auth` says who a client is, by password or certificate, and which topics it may use; `topic` knows filters;
 //! - `publisher` routes a message to the logs of the filters that select it and to the `retained` store;
 //! - `subscriptions` knows who wants what and who lags, `filters` finds it by topic, `share` picks the member of a group
 //!   that gets a message; `router` is the home of rumqttd, which holds the logs;
@@ -41,6 +41,9 @@ mod broker;
 mod codec;
 mod config;
 mod filters;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hub;
 mod inbox;
 mod link;
@@ -58,8 +61,9 @@ mod sys;
 mod topic;
 mod transport;
 
+pub use auth::{HashProblem, LineProblem, PasswordHash, UsersFile, UsersFileError};
 pub use bridge::{BridgeError, BridgeStats};
-pub use broker::{Broker, StartError};
+pub use broker::{Broker, ReloadError, StartError};
 pub use config::{
     Action, Bridge, BridgeLogin, BridgePassword, BridgeProblem, BridgeRoute, BridgeTls,
     BridgeVersion, ClientCertificates, Config, ConfigError, Effect, Limits, Listener, Rule,

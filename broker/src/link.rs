@@ -413,7 +413,8 @@ impl LinkReceiver {
         Ok(())
     }
 
-    /// Ends a subscription. Returns false if there was none.
+    /// Ends a subscription, given as it was subscribed. Returns false if there was none. What waits for a member of a
+    /// group goes to the others with the next reads.
     ///
     /// # Errors
     /// If the broker has stopped.

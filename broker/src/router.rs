@@ -36,6 +36,7 @@ use std::{
     },
 };
 use thiserror::Error;
+use tokio::sync::Notify;
 
 /// Segments a log has. When the newest is full the oldest goes, so that three quarters of a log are always there.
 const SEGMENTS: usize = 4;
@@ -70,6 +71,8 @@ pub(crate) struct Router {
     shape: Shape,
     connect: Box<Connect>,
     links: Mutex<Links>,
+    /// Wakes one of those that wait for a link.
+    released: Notify,
     logs: Mutex<Logs>,
 }
 
@@ -216,6 +219,7 @@ impl Router {
             shape,
             connect: Box::new(connect),
             links: Mutex::default(),
+            released: Notify::new(),
             logs: Mutex::default(),
         }
     }
@@ -249,6 +253,12 @@ impl Router {
     /// Gives back a link that has no subscriptions and nothing on its way.
     pub(crate) fn release(&self, link: RouterLink) {
         lock(&self.links).idle.push(link);
+        self.released.notify_one();
+    }
+
+    /// Waits until a link is given back, at once if one was since the last wait.
+    pub(crate) async fn released(&self) {
+        self.released.notified().await;
     }
 
     pub(crate) fn borrow_log(&self) -> Arc<Log> {
@@ -457,12 +467,12 @@ impl RouterLink {
 
 /// Puts an UNSUBSCRIBE right behind the last SUBSCRIBE of the same log; false if there is none.
 fn put_behind_subscribe(packets: &mut VecDeque<Packet>, ending: &Unsubscribe) -> bool {
-    let of_same_log = |packet: &Packet| match packet {
-        Packet::Subscribe(subscribe, _) => subscribe
-            .filters
-            .iter()
-            .any(|filter| ending.filters.contains(&filter.path)),
-        _ => false,
+    let of_same_log = |packet: &Packet| {
+        let Packet::Subscribe(subscribe, _) = packet else {
+            return false;
+        };
+        let mut filters = subscribe.filters.iter();
+        filters.any(|filter| ending.filters.contains(&filter.path))
     };
     let Some(at) = packets.iter().rposition(of_same_log) else {
         return false;

@@ -112,8 +112,16 @@ counters! {
     websocket_errors,
     /// CONNECT refused: the limit on clients was reached.
     refused_clients,
+    /// CONNECT refused: the router had no link for the client in time.
+    refused_links,
     /// CONNECT refused: unknown user or wrong password.
     refused_password,
+    /// CONNECT refused: the name in the certificate cannot be used, or the user name is another one.
+    refused_certificate,
+    /// CONNECT refused: the password could not be checked in time.
+    refused_unchecked,
+    /// Addresses whose failed logins were forgotten early, because too many addresses have some.
+    failures_forgotten,
     /// CONNECT refused: no user name, and anonymous clients are not allowed.
     refused_anonymous,
     /// CONNECT refused: the last will's topic is not allowed to this client.

@@ -41,6 +41,8 @@ impl StandIn {
         let broker = Broker::start(Config {
             listen,
             allow_anonymous: true,
+            // Nodes come without names here, and publish below the topic root.
+            protected: Vec::new(),
             ..Config::default()
         })
         .await?;

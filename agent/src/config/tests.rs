@@ -126,6 +126,24 @@ fn the_shortest_configuration_is_enough() {
         "sensors on the same machine need no password"
     );
     assert_eq!(config.broker.rules[0].filter, "lamppost/v1/#");
+    assert_eq!(config.broker.protected, ["lamppost/v1/#"]);
+}
+
+#[test]
+fn users_of_a_file_close_the_broker_to_those_without_a_name() {
+    let text = r#"
+        site = "s"
+        node = "n"
+        [broker]
+        users_file = "users"
+        [[stream]]
+        name = "a"
+        source = { topic = "t", decode = "json", fields = { x = "/x" } }
+        window = { count = 1 }
+        model = "m"
+        "#;
+    let config = Config::parse(text).unwrap();
+    assert!(!config.broker.allow_anonymous);
 }
 
 #[test]

@@ -102,6 +102,8 @@ impl Coordinator {
             let config = Config {
                 listen: Some(address),
                 allow_anonymous: true,
+                // The agent comes without a name here, and publishes below the topic root.
+                protected: Vec::new(),
                 limits,
                 ..Config::default()
             };

@@ -2,14 +2,17 @@
 
 mod bridge;
 mod listener;
+mod names;
 mod raw;
+mod reload;
 
 pub use bridge::{
     Bridge, BridgeLogin, BridgePassword, BridgeProblem, BridgeRoute, BridgeTls, BridgeVersion,
 };
 pub use listener::{ClientCertificates, Listener, TlsFiles, WebSocket};
+pub(crate) use names::{is_user_name, nests};
 
-use crate::topic;
+use crate::{auth::UsersFileError, topic};
 use raw::{RawConfig, RawLimits};
 use serde::Deserialize;
 use std::{
@@ -35,6 +38,8 @@ pub struct Config {
     pub expose_anonymous: bool,
     /// Who may connect with a password.
     pub users: Vec<User>,
+    /// A file of further users, with hashes in place of passwords; see [`UsersFile`](crate::UsersFile).
+    pub users_file: Option<PathBuf>,
     /// Who may do what, by topic; the first rule that decides wins.
     pub rules: Vec<Rule>,
     /// What holds when no rule decides.
@@ -105,10 +110,14 @@ pub enum Who {
     Any,
     /// Clients without a user name.
     Anonymous,
-    /// Clients with some user name.
+    /// Clients with some user name, whether a password or a certificate shows it.
     Users,
     /// The client with this user name.
     User(String),
+    /// Clients that are known by a certificate.
+    Certificate,
+    /// The client with this name in its certificate.
+    CertificateName(String),
 }
 
 impl TryFrom<String> for Who {
@@ -119,8 +128,12 @@ impl TryFrom<String> for Who {
             "any" => Ok(Self::Any),
             "anonymous" => Ok(Self::Anonymous),
             "users" => Ok(Self::Users),
-            other => match other.strip_prefix("user:") {
-                Some(name) if !name.is_empty() => Ok(Self::User(name.to_owned())),
+            "certificate" => Ok(Self::Certificate),
+            other => match other.split_once(':') {
+                Some(("user", name)) if !name.is_empty() => Ok(Self::User(name.to_owned())),
+                Some(("certificate", name)) if !name.is_empty() => {
+                    Ok(Self::CertificateName(name.to_owned()))
+                }
                 _ => Err(ConfigError::Who(text)),
             },
         }
@@ -167,7 +180,7 @@ pub struct Limits {
     pub filters_max: usize,
     /// Bytes of messages that wait for the subscribers of one filter.
     pub log_bytes_per_filter: usize,
-    /// QoS 1 messages on their way to one client and not acknowledged.
+    /// QoS 1 and 2 messages on their way to one client and not acknowledged.
     pub inflight_max: u16,
     /// Retained messages.
     pub retained_count_max: usize,
@@ -222,13 +235,13 @@ impl Default for Limits {
             connects_per_second_max: 50,
             loopback_exempt: true,
             login_failure_delay: Duration::from_secs(1),
-            keep_alive_max: Duration::from_secs(60),
+            keep_alive_max: Duration::from_mins(1),
             topic_aliases_max: 32,
             absent_sessions_max: 256,
-            session_expiry_max: Duration::from_secs(7 * 86_400),
+            session_expiry_max: Duration::from_hours(168),
             queue_bytes_max: 1024 * 1024,
             queue_count_max: 4_096,
-            queue_age_max: Duration::from_secs(86_400),
+            queue_age_max: Duration::from_hours(24),
             queue_bytes_total_max: 64 * 1024 * 1024,
         }
     }
@@ -252,6 +265,7 @@ impl Default for Config {
             allow_anonymous: false,
             expose_anonymous: false,
             users: Vec::new(),
+            users_file: None,
             rules: Vec::new(),
             default_access: Effect::Allow,
             protected: vec!["lamppost/v1/#".to_owned()],
@@ -338,13 +352,19 @@ pub enum ConfigError {
         max: u128,
     },
     /// `who` of a rule is not understood.
-    #[error("who is {0:?}, expected any, anonymous, users or user:NAME")]
+    #[error(
+        "who is {0:?}, expected any, anonymous, users, user:NAME, certificate or certificate:NAME"
+    )]
     Who(String),
     /// A user name is empty, twice in the list, or would change a topic's shape.
     #[error(
-        "user name {0:?} is given twice, has an empty level, contains + or #, or begins with another user's name and '/'"
+        "user name {0:?} is given twice, has an empty level, a control character, + or #, is longer than 1,024 bytes, or \
+         begins with another user's name and '/'"
     )]
     UserName(String),
+    /// The file of users cannot be used.
+    #[error("users_file cannot be used")]
+    UsersFile(#[from] UsersFileError),
     /// A rule names a user that does not exist.
     #[error("a rule names the user {0:?}, who is not in the list of users")]
     UnknownUser(String),
@@ -389,18 +409,11 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let mut names = HashSet::new();
         for user in &self.users {
-            if user.name.split('/').any(str::is_empty)
-                || user.name.contains(['+', '#', '\0'])
-                || !names.insert(user.name.as_str())
-            {
+            if !is_user_name(&user.name) || !names.insert(user.name.as_str()) {
                 return Err(ConfigError::UserName(user.name.clone()));
             }
         }
-        // In a rule such as `home/%u/#`, user `a` would reach what is `a/b`'s.
-        let within = |name: &&User| {
-            let mut ends = name.name.match_indices('/');
-            ends.any(|(end, _)| names.contains(&name.name[..end]))
-        };
+        let within = |user: &&User| nests(&user.name, |outer| names.contains(outer));
         if let Some(user) = self.users.iter().find(within) {
             return Err(ConfigError::UserName(user.name.clone()));
         }
@@ -434,8 +447,9 @@ impl Config {
             if !topic::is_filter(&rule.filter) {
                 return Err(ConfigError::Filter(rule.filter.clone()));
             }
-            // Names in certificates are not listed anywhere.
+            // Users of a file come and go without the rules, and names in certificates are not listed anywhere.
             if let Who::User(name) = &rule.who
+                && self.users_file.is_none()
                 && self
                     .listeners
                     .iter()
@@ -455,6 +469,7 @@ impl Config {
 }
 
 impl Limits {
+    #[expect(clippy::too_many_lines, reason = "one line for each limit")]
     fn validate(&self) -> Result<(), ConfigError> {
         const DAY_MS: u128 = 86_400_000;
         let ranges: [(&'static str, u128, u128, u128); 23] = [
@@ -509,25 +524,25 @@ impl Limits {
                 "connections_per_address_max",
                 self.connections_per_address_max as u128,
                 1,
-                100000,
+                100_000,
             ),
             (
                 "connects_per_second_max",
                 u128::from(self.connects_per_second_max),
                 1,
-                1000000,
+                1_000_000,
             ),
             (
                 "login_failure_delay (ms)",
                 self.login_failure_delay.as_millis(),
                 0,
-                60000,
+                60_000,
             ),
             (
                 "keep_alive_max (ms)",
                 self.keep_alive_max.as_millis(),
                 1000,
-                65535000,
+                65_535_000,
             ),
             (
                 "topic_aliases_max",
@@ -539,32 +554,37 @@ impl Limits {
                 "absent_sessions_max",
                 self.absent_sessions_max as u128,
                 0,
-                100000,
+                100_000,
             ),
             (
                 "session_expiry_max (ms)",
                 self.session_expiry_max.as_millis(),
                 0,
-                4294967294000,
+                4_294_967_294_000,
             ),
             (
                 "queue_bytes_max",
                 self.queue_bytes_max as u128,
                 4096,
-                1073741824,
+                1_073_741_824,
             ),
-            ("queue_count_max", self.queue_count_max as u128, 1, 1000000),
+            (
+                "queue_count_max",
+                self.queue_count_max as u128,
+                1,
+                1_000_000,
+            ),
             (
                 "queue_age_max (ms)",
                 self.queue_age_max.as_millis(),
                 1000,
-                4294967294000,
+                4_294_967_294_000,
             ),
             (
                 "queue_bytes_total_max",
                 self.queue_bytes_total_max as u128,
                 4096,
-                1099511627776,
+                1 << 40,
             ),
         ];
         match ranges

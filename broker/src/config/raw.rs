@@ -14,6 +14,7 @@ pub(super) struct RawConfig {
     expose_anonymous: bool,
     #[serde(rename = "user")]
     users: Vec<User>,
+    users_file: String,
     #[serde(rename = "rule")]
     rules: Vec<Rule>,
     default_access: Effect,
@@ -36,6 +37,7 @@ impl Default for RawConfig {
             allow_anonymous,
             expose_anonymous,
             users,
+            users_file: _,
             rules,
             default_access,
             protected,
@@ -57,6 +59,7 @@ impl Default for RawConfig {
             allow_anonymous,
             expose_anonymous,
             users,
+            users_file: "none".to_owned(),
             rules,
             default_access,
             protected,
@@ -81,6 +84,7 @@ impl TryFrom<RawConfig> for Config {
             allow_anonymous: raw.allow_anonymous,
             expose_anonymous: raw.expose_anonymous,
             users: raw.users,
+            users_file: (raw.users_file != "none").then(|| raw.users_file.into()),
             rules: raw.rules,
             default_access: raw.default_access,
             protected: raw.protected,

@@ -13,6 +13,7 @@ fn the_shipped_file_is_the_defaults_and_names_every_key() {
         "listen",
         "allow_anonymous",
         "expose_anonymous",
+        "users_file",
         "default_access",
         "protected",
         "state_dir",
@@ -120,6 +121,7 @@ fn what_is_wrong_is_named() {
             "clients_max is 0, expected 1 to 100000",
         ),
         ("[[user]]\nname = \"a+b\"\npassword = \"\"", "a+b"),
+        ("[[user]]\nname = \"a\\tb\"\npassword = \"\"", "a\\tb"),
         ("[[user]]\nname = \"a//b\"\npassword = \"\"", "a//b"),
         (
             "[[user]]\nname = \"a/b\"\npassword = \"\"\n[[user]]\nname = \"a\"\npassword = \"\"",
@@ -128,6 +130,10 @@ fn what_is_wrong_is_named() {
         (
             "[[rule]]\neffect = \"deny\"\nwho = \"user:eve\"\naction = \"any\"\nfilter = \"#\"",
             "eve",
+        ),
+        (
+            "[[rule]]\neffect = \"deny\"\nwho = \"certificate:\"\naction = \"any\"\nfilter = \"#\"",
+            "certificate:NAME",
         ),
         (
             "[[rule]]\neffect = \"deny\"\nwho = \"eve\"\naction = \"any\"\nfilter = \"#\"",
@@ -141,4 +147,94 @@ fn what_is_wrong_is_named() {
         let error = toml::from_str::<Config>(text).unwrap_err().to_string();
         assert!(error.contains(wanted), "{text}: {error}");
     }
+}
+
+#[test]
+fn whom_a_rule_is_about() {
+    for (who, wanted) in [
+        ("any", Who::Any),
+        ("anonymous", Who::Anonymous),
+        ("users", Who::Users),
+        ("user:a:b", Who::User("a:b".into())),
+        ("certificate", Who::Certificate),
+        ("certificate:eve", Who::CertificateName("eve".into())),
+    ] {
+        assert_eq!(Who::try_from(who.to_owned()).unwrap(), wanted);
+    }
+}
+
+#[test]
+fn a_rule_may_name_a_user_of_the_file() {
+    let text = r##"
+        users_file = "users"
+        [[rule]]
+        effect = "deny"
+        who = "user:eve"
+        action = "any"
+        filter = "#"
+    "##;
+    let config: Config = toml::from_str(text).unwrap();
+    assert_eq!(config.users_file, Some("users".into()));
+}
+
+#[test]
+fn access_can_change_while_the_broker_runs_and_nothing_else() {
+    let old = Config::default();
+    let text = r#"
+        listen = "none"
+        state_dir = "elsewhere"
+        sys_interval = "1s"
+        metrics_listen = "127.0.0.1:9"
+        retained_flush_interval = "5s"
+        users_file = "users"
+        allow_anonymous = true
+        expose_anonymous = true
+        default_access = "deny"
+        protected = []
+        [[user]]
+        name = "ada"
+        password = "pw"
+        [[rule]]
+        effect = "deny"
+        who = "any"
+        action = "any"
+        filter = "x"
+        [limits]
+        clients_max = 7
+    "#;
+    let new: Config = toml::from_str(text).unwrap();
+    let (effective, ignored) = old.with_access_of(new.clone());
+    assert_eq!(
+        ignored,
+        [
+            "listen",
+            "state_dir",
+            "retained_flush_interval",
+            "sys_interval",
+            "metrics_listen",
+            "limits"
+        ]
+    );
+    let Config {
+        allow_anonymous,
+        expose_anonymous,
+        users,
+        users_file,
+        rules,
+        default_access,
+        protected,
+        ..
+    } = new;
+    let wanted = Config {
+        allow_anonymous,
+        expose_anonymous,
+        users,
+        users_file,
+        rules,
+        default_access,
+        protected,
+        ..old.clone()
+    };
+    assert_eq!(effective, wanted);
+    assert_eq!(old.with_access_of(old.clone()), (old, Vec::new()));
 }

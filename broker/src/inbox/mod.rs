@@ -18,11 +18,18 @@
 //! known, and every copy is delivered on its own terms: MQTT allows more than one (MQTT 5, section 3.3.4).
 //!
 //! *The primary is unsubscribed while copies in its log are unread*, whose twins in the logs of younger filters were
-//! skipped. So it goes on as a *ghost*: still read, still primary, but without terms of its own. With the UNSUBSCRIBE a
-//! mark is put into its log and into those of the younger filters that overlap with it. All copies of a message are
+//! skipped. So it goes on as a *ghost*: still read, still primary, but without terms of its own. It ends by marks, one
+//! in its own log and one in each of those of the younger filters that overlap with it. All copies of a message are
 //! handed to the router together, and so are these marks: a message is before all marks or behind all of them. Behind
-//! its mark a younger log ignores the ghost, and the ghost's own log is left when its mark has been read. If a log
-//! loses its mark to a lagging reader, it ignores the ghost from there on, or the ghost gets another one.
+//! its mark a younger log ignores the ghost, and the ghost's own log is left when its mark has been read. The marks
+//! must wait until every message behind them has a copy in the younger logs. A publisher that has not handed over what
+//! it routed before a younger subscription came into force may still bring one without; publishers announce the least
+//! stamp of what they hold, and until that is late enough the ghost looks again each time that a mark of its own has
+//! come through the router. If a log loses its mark to a lagging reader, it ignores the ghost from there on, or the
+//! ghost gets another one: a copy too many, none too few.
+//!
+//! When the primary is unsubscribed, messages of its last moments may come behind younger ones: the logs are read each
+//! at its own pace. Nothing else changes the order of a topic's messages.
 //!
 //! # Shared subscriptions
 //!
@@ -30,6 +37,7 @@
 //! nothing can come any more (all messages it was picked for have been handed to the router, and a mark behind them has
 //! been read), and what it finds goes to another member.
 
+mod ending;
 mod replay;
 mod select;
 
@@ -38,22 +46,19 @@ pub(crate) use select::{Ids, Terms};
 use crate::{
     hub::Hub,
     message::{Envelope, QoS},
-    router::{Incoming, RouterGone, RouterLink},
+    router::{RouterGone, RouterLink},
     share::Group,
     subscriptions::{Channel, Seat, Subscriber},
     topic::{self, Wanted},
 };
+use ending::{Ending, Ghost};
 use replay::Replay;
 use select::Plans;
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::Duration,
 };
-use tracing::{debug, warn};
-
-/// How long a link that is given back may take to drain.
-const RECYCLE_TIMEOUT: Duration = Duration::from_secs(5);
+use tracing::debug;
 
 /// A subscription's key is its slot and, above these bits, the number of the subscription. A link holds 328 messages of
 /// the router at most, so that none is left of the one that had the same key 2,048 subscriptions ago.
@@ -85,25 +90,6 @@ struct Slot {
     /// How many other slots have a filter that overlaps with this one; shared ones do not count.
     overlaps: usize,
     ending: Option<Ending>,
-}
-
-/// An unsubscribed slot that is read to its mark.
-#[derive(Debug, Clone, Copy)]
-struct Ending {
-    mark: u64,
-    /// Nothing can come behind the mark.
-    last: bool,
-}
-
-/// An unsubscribed filter as the logs of younger filters see it until they come to their marks.
-#[derive(Debug)]
-struct Ghost {
-    key: usize,
-    filter: Arc<str>,
-    in_force_from: u64,
-    /// The mark in the younger logs, `None` as long as there is none.
-    mark: Option<u64>,
-    awaited_by: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -301,25 +287,7 @@ impl Inbox {
         (index < 1 << INDEX_BITS).then_some(index)
     }
 
-    /// Takes an ending slot into use again: its log was read without a gap. Members of groups begin anew.
-    fn revive(&mut self, link: &mut RouterLink, name: &str, options: Options) -> Option<usize> {
-        let index = self.slots.iter().position(|slot| {
-            slot.as_ref()
-                .is_some_and(|slot| slot.seat.group.is_none() && *slot.name == *name)
-        })?;
-        let slot = self.slots.get_mut(index)?.as_mut()?;
-        slot.ending = None;
-        slot.options = options;
-        // The router confirms a subscription that it has as it does a new one.
-        link.queue_subscribe(&slot.seat.channel.log, slot.key);
-        let key = slot.key;
-        self.by_name.insert(Arc::clone(&slot.name), index);
-        self.unconfirmed.push_back(key);
-        self.ghosts.retain(|ghost| ghost.key != key);
-        Some(key)
-    }
-
-    /// Notes that the router has put the next subscription in force: to be called for each [`Incoming::Subscribed`].
+    /// Notes that the router has put the next subscription in force: to be called for each `Incoming::Subscribed` of the router.
     pub(crate) fn confirmed(&mut self) {
         self.plans.clear();
         let subscriptions = &self.hub.subscriptions;
@@ -345,90 +313,6 @@ impl Inbox {
         self.plans.clear();
         self.end(link, index);
         true
-    }
-
-    /// Ends the slot, at once if nothing depends on what is unread in its log.
-    fn end(&mut self, link: &mut RouterLink, index: usize) {
-        let Some(Some(slot)) = self.slots.get(index) else {
-            return;
-        };
-        let (key, in_force_from) = (slot.key, slot.in_force_from);
-        self.replay.forget(key);
-        if slot.seat.group.is_some() {
-            self.hub.subscriptions.leave(&slot.seat);
-            self.mark(link, index);
-            return;
-        }
-        let Some(in_force_from) = in_force_from else {
-            return self.remove(link, index);
-        };
-        let younger: Vec<usize> = self
-            .slots
-            .iter()
-            .flatten()
-            .filter(|other| other.in_force_from.is_none_or(|from| from > in_force_from))
-            .filter(|other| slot.overlaps(other))
-            .map(|other| other.key)
-            .collect();
-        if younger.is_empty() {
-            return self.remove(link, index);
-        }
-        self.ghosts.push(Ghost {
-            key,
-            filter: Arc::clone(&slot.channel().filter),
-            in_force_from,
-            mark: None,
-            awaited_by: younger,
-        });
-        self.mark(link, index);
-    }
-
-    /// Queues a mark, the next one, for the log of an ending slot.
-    fn mark(&mut self, link: &mut RouterLink, index: usize) {
-        self.marked += 1;
-        let number = self.marked;
-        let mark = Envelope::mark(self.subscriber.id, number);
-        let Some(Some(slot)) = self.slots.get(index) else {
-            return;
-        };
-        let key = slot.key;
-        // What is held or not settled now may come to the router behind the mark.
-        let mut last = !slot.channel().log.is_held();
-        put(link, slot.channel(), &mark);
-        if let Some(at) = self.ghosts.iter().position(|ghost| ghost.key == key) {
-            let heirs: Vec<&Slot> = self.ghosts[at]
-                .awaited_by
-                .iter()
-                .filter_map(|&key| self.find(key))
-                .collect();
-            last = heirs.iter().all(|heir| {
-                let settled = |from| self.hub.subscriptions.is_settled(from);
-                heir.in_force_from.is_some_and(settled)
-            });
-            if last {
-                heirs
-                    .iter()
-                    .for_each(|heir| put(link, heir.channel(), &mark));
-                self.ghosts[at].mark = Some(number);
-            }
-        }
-        if let Some(Some(slot)) = self.slots.get_mut(index) {
-            slot.ending = Some(Ending { mark: number, last });
-        }
-    }
-
-    fn remove(&mut self, link: &mut RouterLink, index: usize) {
-        let Some(slot) = self.slots.get_mut(index).and_then(Option::take) else {
-            return;
-        };
-        link.queue_unsubscribe(&slot.seat.channel.log);
-        for other in self.slots.iter_mut().flatten() {
-            if slot.overlaps(other) {
-                other.overlaps -= 1;
-            }
-        }
-        self.pass(slot.key, None);
-        self.hub.subscriptions.detach(&slot.seat);
     }
 
     /// Takes a live message from the router: counts what the log lost, and drops what is not for this subscriber. What
@@ -498,57 +382,6 @@ impl Inbox {
         self.terms(index, envelope)
     }
 
-    /// Counts messages that the log lost before this slot read them; a mark may have been among them.
-    ///
-    /// Where filters overlap some may have been copies that would have been skipped: the count is an upper bound.
-    fn jumped(&mut self, link: &mut RouterLink, index: usize, lost: u64) {
-        let Some(Some(slot)) = self.slots.get(index) else {
-            return;
-        };
-        self.hub.counters.lost_slow_subscriber.add(lost);
-        slot.seat.reader.jumped(slot.channel(), slot.taken_bytes);
-        warn!(
-            filter = slot.filter(),
-            lost, "a subscriber was too slow and lost messages"
-        );
-        let ending = slot.ending.is_some();
-        self.pass(slot.key, None);
-        if ending {
-            self.mark(link, index);
-            self.flush(link);
-        }
-    }
-
-    fn on_mark(&mut self, link: &mut RouterLink, index: usize, mark: &Envelope) {
-        let Some(Some(slot)) = self.slots.get(index) else {
-            return;
-        };
-        if mark.origin() != self.subscriber.id {
-            return;
-        }
-        match slot.ending {
-            Some(ending) if ending.mark == mark.stamp() => {
-                if ending.last {
-                    self.remove(link, index);
-                } else {
-                    self.mark(link, index);
-                }
-                self.flush(link);
-            }
-            _ => self.pass(slot.key, Some(mark.stamp())),
-        }
-    }
-
-    /// Notes that the slot with this key has come to a ghost's mark, or must not rely on any ghost.
-    fn pass(&mut self, key: usize, mark: Option<u64>) {
-        for ghost in &mut self.ghosts {
-            if mark.is_none() || mark == ghost.mark {
-                ghost.awaited_by.retain(|waiting| *waiting != key);
-            }
-        }
-        self.ghosts.retain(|ghost| !ghost.awaited_by.is_empty());
-    }
-
     /// Reports a message as dealt with: sent and acknowledged as far as it matters here, or dropped.
     pub(crate) fn done(&mut self, due: &Due) {
         if let Some(Some(slot)) = self.slots.get_mut(index_of(due.key))
@@ -601,50 +434,6 @@ impl Inbox {
         let index = *self.by_name.get(name)?;
         self.slots.get_mut(index)?.as_mut()
     }
-
-    /// Ends all subscriptions and gives the link back to the router once it has drained; members of groups pass on what
-    /// they find.
-    pub(crate) async fn close(mut self, mut link: RouterLink) {
-        self.by_name.clear();
-        for index in 0..self.slots.len() {
-            match &self.slots[index] {
-                Some(slot) if slot.seat.group.is_none() => self.remove(&mut link, index),
-                Some(slot) if slot.ending.is_none() => self.end(&mut link, index),
-                _ => {}
-            }
-        }
-        let drained = tokio::time::timeout(RECYCLE_TIMEOUT, self.drain(&mut link)).await;
-        if let Ok(Ok(())) = drained {
-            self.hub.router.release(link);
-        } else {
-            self.hub.counters.links_abandoned.bump();
-            warn!("a router link did not drain and is given up");
-        }
-    }
-
-    async fn drain(&mut self, link: &mut RouterLink) -> Result<(), RouterGone> {
-        link.flush()?;
-        while self.slots.iter().any(Option::is_some) {
-            if let Incoming::Message {
-                slot,
-                offset,
-                envelope,
-            } = link.next().await?
-                && let Some(selected) = self.take(link, slot, offset, envelope)
-            {
-                self.give_back(link, &selected.due, &selected.envelope);
-            }
-        }
-        link.queue_fence();
-        link.flush()?;
-        while !matches!(link.next().await?, Incoming::Fence) {}
-        Ok(())
-    }
-}
-
-fn put(link: &mut RouterLink, channel: &Channel, mark: &Envelope) {
-    channel.count(mark);
-    link.queue_publish(&channel.log, mark);
 }
 
 fn index_of(key: usize) -> usize {

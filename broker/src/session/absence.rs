@@ -190,23 +190,22 @@ impl Session {
                     tokio::task::yield_now().await;
                 }
             }
-            self.balance();
+            self.settle_account();
         }
     }
 
     /// Prepares the queue for a client that is away: nobody waits for it, and QoS 0 is not kept.
     fn settle_queue(&mut self) {
         let mut dropped = 0;
-        while let Some(mut outgoing) = self.queue.pop_low() {
-            self.release(&mut outgoing);
+        while self.queue.pop_low().is_some() {
             dropped += 1;
         }
         self.hub.counters.dropped_absent_qos0.add(dropped);
-        for due in self.queue.dues() {
-            self.inbox.done_for_now(due);
+        if self.pressed_since.take().is_some() {
+            self.inbox.press(false);
         }
         self.make_room_at_any_price();
-        self.balance();
+        self.settle_account();
     }
 
     /// Keeps what comes for a client that is away.
@@ -220,9 +219,8 @@ impl Session {
                     offset,
                     envelope,
                 } => {
-                    if let Some(selected) = self.inbox.take(&mut self.link, slot, offset, envelope)
-                    {
-                        self.keep_message(Outgoing::new(selected));
+                    if let Some(outgoing) = self.take(slot, offset, envelope) {
+                        self.keep_message(outgoing);
                     }
                 }
                 Incoming::Subscribed => self.on_subscribed(None),
@@ -238,8 +236,7 @@ impl Session {
         Ok(())
     }
 
-    fn keep_message(&mut self, mut outgoing: Outgoing) {
-        self.release(&mut outgoing);
+    fn keep_message(&mut self, outgoing: Outgoing) {
         if outgoing.qos == QoS::AtMostOnce {
             self.hub.counters.dropped_absent_qos0.bump();
             return;
@@ -263,7 +260,11 @@ impl Session {
     }
 
     /// Gives everything back. `late` is a connection that was handed over when the session could not go on.
-    pub(super) async fn finish(mut self, ticket: Ticket, late: Option<Box<super::Newcomer>>) {
+    pub(super) async fn finish(
+        mut self: Box<Self>,
+        ticket: Ticket,
+        late: Option<Box<super::Newcomer>>,
+    ) {
         let mut dropped = self.inflight.messages();
         while let Some(unsent) = self.queue.pop_high() {
             // A shared one goes to another member of its group, which counts it if there is none.
@@ -286,7 +287,7 @@ impl Session {
             link,
             account,
             ..
-        } = self;
+        } = *self;
         drop(account);
         inbox.close(link).await;
     }

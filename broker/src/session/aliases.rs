@@ -18,8 +18,10 @@ pub(super) struct Given {
 /// Why an alias is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// It is 0, over the maximum, or stands for nothing yet.
+    /// It is 0 or over the maximum.
     Invalid,
+    /// It stands for nothing yet, and the publication has no topic.
+    Unknown,
     /// The topics are too long to be remembered together.
     TooLong,
 }
@@ -48,7 +50,7 @@ impl Given {
                 .topics
                 .get(&alias)
                 .map(|known| &**known)
-                .ok_or(Refused::Invalid);
+                .ok_or(Refused::Unknown);
         }
         if self
             .topics
@@ -123,7 +125,7 @@ mod tests {
     #[test]
     fn a_given_alias_stands_for_the_last_topic() {
         let mut given = Given::new(2);
-        assert_eq!(given.resolve(1, ""), Err(Refused::Invalid));
+        assert_eq!(given.resolve(1, ""), Err(Refused::Unknown));
         assert_eq!(given.resolve(1, "a"), Ok("a"));
         assert_eq!(given.resolve(2, "b"), Ok("b"));
         assert_eq!(given.resolve(1, ""), Ok("a"));
@@ -158,8 +160,9 @@ mod tests {
         assert_eq!(taken.name(b"c"), Name::Topic);
         assert_eq!(taken.name(b"a"), Name::Alias(1));
         let mut long = Taken::new(2);
-        assert_eq!(long.name(&[b'x'; TOPIC_BYTES_MAX]), Name::Both(1));
-        long.sent(&[b'x'; TOPIC_BYTES_MAX], 1);
+        let topic = vec![b'x'; TOPIC_BYTES_MAX];
+        assert_eq!(long.name(&topic), Name::Both(1));
+        long.sent(&topic, 1);
         assert_eq!(long.name(b"a"), Name::Topic);
         assert_eq!(Taken::new(0).name(b"a"), Name::Topic);
     }

@@ -4,22 +4,23 @@ use super::{
     Session,
     aliases::{Given, Taken},
     connection::Connection,
-    count_refusal,
+    count_refusal, login,
     registry::{Clients, Found, Ticket},
     wire::{self, Wire},
 };
 use crate::{
-    auth::{Access, Credentials, Gate, Identity, LoginRefused},
+    auth::{Access, Credentials, Gate, Identity},
     codec::{self, Accepted, ConnAck, Connect, DecodeError, Framed, Version, reason},
     hub::Hub,
     message::QoS,
-    router::RouterLink,
+    router::{ConnectError, RouterLink},
     topic,
     transport::HandshakePlace,
 };
 use futures_util::future::BoxFuture;
 use std::{
     fmt,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -75,6 +76,8 @@ pub(super) struct Will {
 struct Refusal {
     version: Version,
     code: u8,
+    /// When the answer is due.
+    not_before: Option<Instant>,
 }
 
 /// A client that may have a session.
@@ -110,7 +113,7 @@ pub(super) async fn handshake(
         Err(error) => Err(error),
     };
     let outcome = match decoded {
-        Ok(connect) => admit(hub, &connect, certificate_name)
+        Ok(connect) => admit(hub, &connect, certificate_name, place.peer)
             .await
             .map(|admitted| (connect, admitted)),
         Err(error) => {
@@ -121,6 +124,7 @@ pub(super) async fn handshake(
                     Err(Refusal {
                         version,
                         code: error.reason(),
+                        not_before: None,
                     })
                 }
                 // What is not CONNECT gets no answer: it may not even be MQTT.
@@ -132,7 +136,14 @@ pub(super) async fn handshake(
     };
     match outcome {
         Ok((connect, admitted)) => Some(Newcomer::new(wire, place, &connect, admitted, hub)),
-        Err(Refusal { version, code }) => {
+        Err(Refusal {
+            version,
+            code,
+            not_before,
+        }) => {
+            if let Some(until) = not_before {
+                login::hold_back(&mut wire, until, hub).await;
+            }
             refuse(&mut wire, version, code).await;
             None
         }
@@ -186,9 +197,14 @@ async fn admit(
     hub: &Arc<Hub>,
     connect: &Connect<'_>,
     certificate_name: Option<Arc<str>>,
+    peer: IpAddr,
 ) -> Result<Admitted, Refusal> {
     let version = connect.version;
-    let refuse = |code| Refusal { version, code };
+    let refuse = |code| Refusal {
+        version,
+        code,
+        not_before: None,
+    };
     let origin = hub.next_origin();
     let counters = &hub.counters;
     if connect.auth_method {
@@ -206,22 +222,17 @@ async fn admit(
     }
     let client_id = assigned.as_deref().unwrap_or(connect.client_id);
     let gate = hub.gate();
-    let identity = gate
-        .admit(&Credentials {
-            user: connect.login.user,
-            password: connect.login.password,
-            client_id,
-            certificate_name,
-        })
+    let credentials = Credentials {
+        user: connect.login.user,
+        password: connect.login.password,
+        client_id,
+        certificate_name,
+    };
+    let identity = login::identify(hub, &gate, &credentials, peer)
         .await
-        .map_err(|refused| {
-            let (counter, code) = match refused {
-                LoginRefused::Password => (&counters.refused_password, reason::BAD_PASSWORD),
-                LoginRefused::Anonymous => (&counters.refused_anonymous, reason::NOT_AUTHORIZED),
-                LoginRefused::ClientId => (&counters.refused_client_id, reason::CLIENT_ID_INVALID),
-            };
-            counter.bump();
-            refuse(code)
+        .map_err(|refused| Refusal {
+            not_before: refused.not_before,
+            ..refuse(refused.code)
         })?;
     let access = gate.access(&identity);
     let will = connect
@@ -423,17 +434,26 @@ async fn open(mut newcomer: Box<Newcomer>, ticket: Ticket, hub: &Arc<Hub>) {
     hub.tasks.spawn(session.run(connection, ticket));
 }
 
+/// Takes a link, if need be one that a client that has just left is giving back: under a storm of short connections more
+/// of them are on their way back than there is slack for.
 async fn obtain_link(hub: &Arc<Hub>) -> Option<RouterLink> {
-    if let Some(link) = hub.router.idle_link() {
-        return Some(link);
-    }
-    let router = Arc::clone(&hub.router);
-    match tokio::task::spawn_blocking(move || router.link()).await {
-        Ok(Ok(link)) => Some(link),
-        Ok(Err(error)) => {
-            warn!(%error, "a client cannot be served");
-            None
+    let obtaining = async {
+        loop {
+            if let Some(link) = hub.router.idle_link() {
+                return Some(link);
+            }
+            let router = Arc::clone(&hub.router);
+            match tokio::task::spawn_blocking(move || router.link()).await {
+                Ok(Ok(link)) => return Some(link),
+                Ok(Err(ConnectError::Full(_))) => hub.router.released().await,
+                Ok(Err(ConnectError::Gone(_))) | Err(_) => return None,
+            }
         }
-        Err(_) => None,
+    };
+    let link = tokio::time::timeout(SETTLE_TIMEOUT, obtaining).await;
+    if !matches!(link, Ok(Some(_))) {
+        hub.counters.refused_links.bump();
+        warn!("a client cannot be served: the router has no link for it");
     }
+    link.ok().flatten()
 }

@@ -90,7 +90,7 @@ impl Session {
         match packet {
             Packet::Publish(publish) => return self.on_publish(conn, &publish),
             Packet::PubAck(packet_id) => {
-                if !self.inflight.end(packet_id, Awaits::PubAck) {
+                if !self.inflight.end(packet_id, Awaits::Ack) {
                     debug!(packet_id, "an acknowledgement of nothing");
                 }
             }
@@ -100,7 +100,7 @@ impl Session {
                 put_answer(conn, 0x70, packet_id, known);
             }
             Packet::PubComp(packet_id) => {
-                if !self.inflight.end(packet_id, Awaits::PubComp) {
+                if !self.inflight.end(packet_id, Awaits::Comp) {
                     debug!(packet_id, "a completion of nothing");
                 }
             }
@@ -135,7 +135,7 @@ impl Session {
     fn on_pubrec(&mut self, conn: &mut Connection, packet_id: u16, refused: bool) {
         if refused {
             // The delivery ends here (MQTT 5, section 4.3.3).
-            if !self.inflight.end(packet_id, Awaits::PubRec) {
+            if !self.inflight.end(packet_id, Awaits::Rec) {
                 debug!(packet_id, "a refusal of nothing");
             }
             return;
@@ -180,6 +180,7 @@ impl Session {
             Some(alias) => match conn.given.resolve(alias, publish.topic) {
                 Ok(topic) => topic,
                 Err(Refused::Invalid) => return Err(End::Rejected(reason::TOPIC_ALIAS_INVALID)),
+                Err(Refused::Unknown) => return Err(End::Rejected(reason::PROTOCOL_ERROR)),
                 Err(Refused::TooLong) => return Err(End::Rejected(reason::QUOTA_EXCEEDED)),
             },
         };
@@ -242,12 +243,15 @@ impl Session {
             retained: Vec::new(),
             wanted: true,
         };
+        let mut outcome = Ok(());
         for wanted in filters {
             let code = match self.check_filter(wanted.filter) {
                 Err(code) => code,
-                // MQTT 5, section 3.8.3.1.
                 Ok(parts) if parts.group.is_some() && wanted.no_local => {
-                    return Err(End::Rejected(reason::PROTOCOL_ERROR));
+                    // MQTT 5, section 3.8.3.1. What came before it is subscribed, and the router will say so.
+                    pending.orphan();
+                    outcome = Err(End::Rejected(reason::PROTOCOL_ERROR));
+                    break;
                 }
                 Ok(parts) => self.subscribe(wanted, &parts, subscription_id, &mut pending),
             };
@@ -259,7 +263,7 @@ impl Session {
         }
         self.subacks.push_back(pending);
         self.send_subacks(Some(conn));
-        Ok(())
+        outcome
     }
 
     fn check_filter<'a>(&self, text: &'a str) -> Result<Wanted<'a>, u8> {

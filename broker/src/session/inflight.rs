@@ -13,10 +13,12 @@ const IDS: u64 = 65_535;
 /// What the client has to answer with next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Awaits {
-    PubAck,
-    PubRec,
-    /// The message has arrived and is given up; only its id is still in use.
-    PubComp,
+    /// PUBACK.
+    Ack,
+    /// PUBREC.
+    Rec,
+    /// PUBCOMP: the message has arrived and is given up; only its id is still in use.
+    Comp,
 }
 
 #[derive(Debug)]
@@ -92,8 +94,8 @@ impl Inflight {
     pub(super) fn enter(&mut self, outgoing: Outgoing) {
         self.bytes += outgoing.weight();
         let awaits = match outgoing.qos {
-            QoS::ExactlyOnce => Awaits::PubRec,
-            QoS::AtMostOnce | QoS::AtLeastOnce => Awaits::PubAck,
+            QoS::ExactlyOnce => Awaits::Rec,
+            QoS::AtMostOnce | QoS::AtLeastOnce => Awaits::Ack,
         };
         self.sent += 1;
         self.entries.push_back(Entry {
@@ -121,10 +123,10 @@ impl Inflight {
             return false;
         };
         let entry = &mut self.entries[at];
-        if entry.awaits == Awaits::PubAck {
+        if entry.awaits == Awaits::Ack {
             return false;
         }
-        entry.awaits = Awaits::PubComp;
+        entry.awaits = Awaits::Comp;
         if let Some(outgoing) = entry.outgoing.take() {
             self.bytes -= outgoing.weight();
         }
@@ -242,12 +244,12 @@ mod tests {
         for n in 0..200_000 {
             let id = send(&mut inflight, QoS::AtLeastOnce, n);
             assert!(id != 0 && id != stuck && id != other);
-            assert!(inflight.end(id, Awaits::PubAck));
-            assert!(!inflight.end(id, Awaits::PubAck));
+            assert!(inflight.end(id, Awaits::Ack));
+            assert!(!inflight.end(id, Awaits::Ack));
         }
         assert!(inflight.received(other));
-        assert!(inflight.end(other, Awaits::PubComp));
-        assert!(inflight.end(stuck, Awaits::PubAck));
+        assert!(inflight.end(other, Awaits::Comp));
+        assert!(inflight.end(stuck, Awaits::Ack));
         assert_eq!((inflight.len(), inflight.bytes()), (0, 0));
     }
 
@@ -260,7 +262,7 @@ mod tests {
         assert!(inflight.has_room(2, 10_000));
         send(&mut inflight, QoS::AtLeastOnce, 0);
         assert!(!inflight.has_room(2, 10_000));
-        assert!(inflight.end(first, Awaits::PubAck));
+        assert!(inflight.end(first, Awaits::Ack));
         assert!(inflight.has_room(2, 10_000));
         inflight.begin_again();
         assert!(!inflight.has_room(2, 10_000), "old messages go first");
@@ -301,27 +303,27 @@ mod tests {
                 match step {
                     Step::Send(twice) => {
                         n += 1;
-                        let (qos, awaits) = if twice { (QoS::ExactlyOnce, Awaits::PubRec) } else { (QoS::AtLeastOnce, Awaits::PubAck) };
+                        let (qos, awaits) = if twice { (QoS::ExactlyOnce, Awaits::Rec) } else { (QoS::AtLeastOnce, Awaits::Ack) };
                         let id = send(&mut inflight, qos, n);
                         prop_assert!(list.iter().all(|(other, ..)| *other != id));
                         list.push((id, awaits, n));
                     }
                     Step::Ack(at) => if let Some(&(id, awaits, _)) = list.get(at) {
-                        prop_assert_eq!(inflight.end(id, Awaits::PubAck), awaits == Awaits::PubAck);
-                        list.retain(|(other, awaits, _)| *other != id || *awaits != Awaits::PubAck);
+                        prop_assert_eq!(inflight.end(id, Awaits::Ack), awaits == Awaits::Ack);
+                        list.retain(|(other, awaits, _)| *other != id || *awaits != Awaits::Ack);
                     },
                     Step::Rec(at) => if let Some((id, awaits, _)) = list.get_mut(at) {
-                        prop_assert_eq!(inflight.received(*id), *awaits != Awaits::PubAck);
-                        if *awaits == Awaits::PubRec {
-                            *awaits = Awaits::PubComp;
+                        prop_assert_eq!(inflight.received(*id), *awaits != Awaits::Ack);
+                        if *awaits == Awaits::Rec {
+                            *awaits = Awaits::Comp;
                         }
                     },
                     Step::Comp(at) => if let Some(&(id, awaits, _)) = list.get(at) {
-                        prop_assert_eq!(inflight.end(id, Awaits::PubComp), awaits == Awaits::PubComp);
-                        list.retain(|(other, awaits, _)| *other != id || *awaits != Awaits::PubComp);
+                        prop_assert_eq!(inflight.end(id, Awaits::Comp), awaits == Awaits::Comp);
+                        list.retain(|(other, awaits, _)| *other != id || *awaits != Awaits::Comp);
                     },
                     Step::Unknown(id) => if list.iter().all(|(other, ..)| *other != id) {
-                        prop_assert!(!inflight.end(id, Awaits::PubAck) && !inflight.received(id));
+                        prop_assert!(!inflight.end(id, Awaits::Ack) && !inflight.received(id));
                     },
                     Step::Reconnect(window) => {
                         inflight.begin_again();
@@ -334,7 +336,7 @@ mod tests {
                             inflight.sent_again();
                         }
                         let wanted: Vec<_> = list.iter().take(window)
-                            .map(|(id, awaits, n)| (*id, (*awaits != Awaits::PubComp).then(|| n.to_be_bytes().to_vec())))
+                            .map(|(id, awaits, n)| (*id, (*awaits != Awaits::Comp).then(|| n.to_be_bytes().to_vec())))
                             .collect();
                         prop_assert_eq!(again, wanted);
                         while inflight.again(usize::MAX).is_some() {
@@ -343,7 +345,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(inflight.len(), list.len());
-                let held = list.iter().filter(|(_, awaits, _)| *awaits != Awaits::PubComp).count();
+                let held = list.iter().filter(|(_, awaits, _)| *awaits != Awaits::Comp).count();
                 prop_assert_eq!(inflight.bytes(), held * message(QoS::AtLeastOnce, 0).weight());
                 prop_assert!(inflight.all_sent());
             }

@@ -14,6 +14,7 @@ mod connect;
 mod connection;
 mod inbound;
 mod inflight;
+mod login;
 mod metered;
 mod outbound;
 mod queue;
@@ -186,7 +187,7 @@ enum Step {
 }
 
 impl Session {
-    fn new(newcomer: Newcomer, link: RouterLink, hub: Arc<Hub>) -> (Self, Box<Connection>) {
+    fn new(newcomer: Newcomer, link: RouterLink, hub: Arc<Hub>) -> (Box<Self>, Box<Connection>) {
         let Newcomer {
             connection,
             identity,
@@ -220,11 +221,11 @@ impl Session {
             delivered: Tally::default(),
             hub,
         };
-        (session, connection)
+        (Box::new(session), connection)
     }
 
     /// Serves the client, its first connection and all later ones.
-    async fn run(mut self, first: Box<Connection>, mut ticket: Ticket) {
+    async fn run(mut self: Box<Self>, first: Box<Connection>, mut ticket: Ticket) {
         let _count_panic = CountPanic(Arc::clone(&self.hub));
         let mut here = Some(first);
         let late = loop {
@@ -233,7 +234,7 @@ impl Session {
                 self.stay(connection, &mut ticket).instrument(span).await
             } else {
                 let span = debug_span!("absent", client_id = %self.identity.client_id);
-                self.wait(&mut ticket).instrument(span).await
+                Box::pin(self.wait(&mut ticket)).instrument(span).await
             };
             match next {
                 Next::Resume(newcomer) => {
@@ -244,7 +245,8 @@ impl Session {
                 Next::End(late) => break late,
             }
         };
-        self.finish(ticket, late).await;
+        // Boxed, as waiting is, so that a connected client does not pay for what comes later.
+        Box::pin(self.finish(ticket, late)).await;
     }
 
     /// Goes on over another connection.

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     codec::{self, reason},
     hub::Hub,
-    message::QoS,
+    message::{Envelope, QoS},
     router::Incoming,
 };
 use std::{
@@ -80,14 +80,26 @@ impl Session {
                 offset,
                 envelope,
             } => {
-                if let Some(selected) = self.inbox.take(&mut self.link, slot, offset, envelope) {
-                    return self.offer(conn, Outgoing::new(selected));
+                if let Some(outgoing) = self.take(slot, offset, envelope) {
+                    return self.offer(conn, outgoing);
                 }
             }
             Incoming::Subscribed => self.on_subscribed(Some(conn)),
             Incoming::Fence => {}
         }
         Ok(())
+    }
+
+    /// Takes a live message. From here on it is the queue's bounds that have publishers wait, not the log's.
+    pub(super) fn take(
+        &mut self,
+        slot: usize,
+        offset: u64,
+        envelope: Envelope,
+    ) -> Option<Outgoing> {
+        let mut selected = self.inbox.take(&mut self.link, slot, offset, envelope)?;
+        self.inbox.done_for_now(&mut selected.due);
+        Some(Outgoing::new(selected))
     }
 
     fn offer(&mut self, conn: &mut Connection, outgoing: Outgoing) -> Result<(), End> {
@@ -181,8 +193,7 @@ impl Session {
     }
 
     /// Makes a message ready; those of QoS 1 and 2 are kept until they are acknowledged.
-    fn send(&mut self, conn: &mut Connection, mut outgoing: Outgoing) {
-        self.release(&mut outgoing);
+    fn send(&mut self, conn: &mut Connection, outgoing: Outgoing) {
         let packet_id = match outgoing.qos {
             QoS::AtMostOnce => 0,
             QoS::AtLeastOnce | QoS::ExactlyOnce => self.inflight.next_id(),
@@ -196,11 +207,6 @@ impl Session {
             }
             Err(unsent) => count_unsent(&self.hub, conn, unsent),
         }
-    }
-
-    /// Lets publishers go on that wait for this message's reader.
-    pub(super) fn release(&mut self, outgoing: &mut Outgoing) {
-        self.inbox.done_for_now(&mut outgoing.due);
     }
 
     pub(super) fn count_delivered(&mut self) {
@@ -219,7 +225,8 @@ impl Session {
         }
     }
 
-    fn settle_account(&mut self) {
+    /// Brings the hub's sums up to date.
+    pub(super) fn settle_account(&mut self) {
         let count = self.queue.len() + self.inflight.len();
         let bytes = self.queue.bytes() + self.inflight.bytes();
         self.account.set(count, bytes);
@@ -270,10 +277,9 @@ impl Session {
         }
         self.sweep();
         while self.is_overfull() {
-            let Some(mut outgoing) = self.queue.pop_low() else {
+            if self.queue.pop_low().is_none() {
                 return false;
-            };
-            self.release(&mut outgoing);
+            }
             self.hub.counters.dropped_queue_qos0.bump();
         }
         self.settle_account();
@@ -287,10 +293,9 @@ impl Session {
         }
         let mut dropped = 0;
         while self.is_overfull() {
-            let Some(mut outgoing) = self.queue.pop_high() else {
+            if self.queue.pop_high().is_none() {
                 break;
-            };
-            self.release(&mut outgoing);
+            }
             dropped += 1;
         }
         if self.hub.counters.dropped_queue.get() == 0 && dropped > 0 {
@@ -309,15 +314,12 @@ impl Session {
         self.swept_s = now_s;
         let age_max_s = u32::try_from(self.hub.limits.queue_age_max.as_secs()).unwrap_or(u32::MAX);
         let mut aged = 0;
-        while let Some(mut outgoing) = self.queue.pop_older(now_s.saturating_sub(age_max_s)) {
-            self.release(&mut outgoing);
+        let since_s = now_s.saturating_sub(age_max_s);
+        while self.queue.pop_older(since_s).is_some() {
             aged += 1;
         }
         let expired = self.queue.take_expired(now_s);
         self.hub.counters.expired.add(expired.len() as u64);
-        for mut outgoing in expired {
-            self.release(&mut outgoing);
-        }
         if aged > 0 {
             self.hub.counters.dropped_age.add(aged);
             debug!(client_id = %self.identity.client_id, aged, "messages have waited too long and are dropped");

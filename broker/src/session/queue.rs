@@ -17,7 +17,7 @@ pub(super) struct Outgoing {
     pub(super) qos: QoS,
     pub(super) retain: bool,
     pub(super) ids: Ids,
-    /// What is owed to its publishers.
+    /// To give it back by, if it is never sent.
     pub(super) due: Due,
 }
 
@@ -150,12 +150,6 @@ impl Queue {
         }
         self.bytes -= expired.iter().map(Outgoing::weight).sum::<usize>();
         expired
-    }
-
-    /// What is owed to publishers for the messages in this queue.
-    pub(super) fn dues(&mut self) -> impl Iterator<Item = &mut Due> {
-        let lines = self.low.iter_mut().chain(&mut self.high);
-        lines.map(|waiting| &mut waiting.outgoing.due)
     }
 }
 

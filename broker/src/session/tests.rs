@@ -14,7 +14,6 @@ use std::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
-    runtime::Handle,
     time::timeout,
 };
 
@@ -43,7 +42,8 @@ fn config(users: &[&str], denied: &[&str]) -> Config {
 }
 
 fn replace(hub: &Hub, config: &Config) {
-    hub.gate.send_replace(Arc::new(Gate::new(config)));
+    let gate = Gate::read(config, hub.gate().key()).unwrap();
+    hub.gate.send_replace(Arc::new(gate));
 }
 
 async fn eventually(what: &str, condition: impl Fn() -> bool) {
@@ -127,7 +127,7 @@ impl Client {
 
 #[tokio::test]
 async fn what_is_no_longer_allowed_ends() {
-    let hub = Arc::new(Hub::new(&config(&["ada", "bob"], &[]), Handle::current()));
+    let hub = Hub::alone(&config(&["ada", "bob"], &[]));
     let mut ada = Client::connect(&hub, "ada").await;
     for filter in *b"abc" {
         assert_eq!(ada.subscribe(filter).await, 1);
@@ -166,10 +166,7 @@ async fn what_is_no_longer_allowed_ends() {
 
 #[tokio::test]
 async fn who_is_no_longer_admitted_has_to_leave() {
-    let hub = Arc::new(Hub::new(
-        &config(&["ada", "bob", "eve"], &[]),
-        Handle::current(),
-    ));
+    let hub = Hub::alone(&config(&["ada", "bob", "eve"], &[]));
     let mut ada = Client::connect(&hub, "ada").await;
     let mut bob = Client::connect(&hub, "bob").await;
     drop(Client::connect(&hub, "eve").await);

@@ -20,10 +20,10 @@ const BURST_SECONDS: u32 = 2;
 /// Whom a bound is about: an IPv4 address, or the 64 bits of an IPv6 address that name a network, since whoever has one
 /// address there has all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Source(IpAddr);
+pub(crate) struct Source(IpAddr);
 
 impl Source {
-    fn new(address: IpAddr) -> Self {
+    pub(crate) fn new(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             // Neighbours on a link all have the same network's address.
             IpAddr::V6(address) if !address.is_unicast_link_local() => {
@@ -80,6 +80,8 @@ struct Counts {
 pub(crate) struct HandshakePlace {
     /// By when CONNECT must be complete.
     pub(crate) deadline: Instant,
+    /// Whose connection it is, which counts when logins fail.
+    pub(crate) peer: IpAddr,
     _permit: OwnedSemaphorePermit,
     address: Option<(Arc<Places>, Source)>,
 }
@@ -116,6 +118,7 @@ impl Places {
             let permit = take().map_err(|_| Refused::Handshakes)?;
             let place = HandshakePlace {
                 deadline: now + self.handshake_timeout,
+                peer: address,
                 _permit: permit,
                 address: None,
             };
@@ -137,6 +140,7 @@ impl Places {
         counts.handshakes += 1;
         let place = HandshakePlace {
             deadline: now + self.handshake_timeout,
+            peer: address,
             _permit: permit,
             address: Some((Arc::clone(self), source)),
         };

@@ -8,7 +8,7 @@ mod certificate;
 mod tls;
 mod ws;
 
-pub(crate) use addresses::{AddressPlace, HandshakePlace, Places, Refused};
+pub(crate) use addresses::{AddressPlace, HandshakePlace, Places, Refused, Source};
 pub(crate) use tls::TlsDoor;
 pub use tls::TlsError;
 
@@ -138,7 +138,6 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _, BufWriter},
         net::{TcpListener, TcpStream},
-        runtime::Handle,
     };
     use tokio_rustls::TlsConnector;
 
@@ -186,7 +185,7 @@ mod tests {
             )
             .unwrap();
         let connector = TlsConnector::from(Arc::new(config));
-        let hub = Arc::new(Hub::new(&Config::default(), Handle::current()));
+        let hub = Hub::alone(&Config::default());
         let (established, connected) = tokio::join!(
             transport.establish(far, &hub),
             connector.connect(ServerName::try_from("localhost").unwrap(), near)

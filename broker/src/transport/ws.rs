@@ -266,10 +266,7 @@ mod tests {
     };
     use proptest::prelude::*;
     use std::sync::Arc;
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        runtime::Handle,
-    };
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
     /// What comes out of a stream into which `bytes` go, and whether it ends well.
@@ -324,7 +321,7 @@ mod tests {
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(async {
-                let hub = Arc::new(Hub::new(&Config::default(), Handle::current()));
+                let hub = Hub::alone(&Config::default());
                 let (mut sent, carried) = frames(&parts);
                 prop_assert_eq!(read_all(&hub, &sent).await, (carried.clone(), true));
                 sent.extend(&nonsense);

@@ -57,7 +57,7 @@ async fn an_alias_that_stands_for_nothing_ends_the_connection() {
     for (what, topic, number, code) in [
         ("0", "a", Some(0), 0x94),
         ("over the maximum", "a", Some(33), 0x94),
-        ("not given", "", Some(2), 0x94),
+        ("not given", "", Some(2), 0x82),
         ("none, and no topic", "", None, 0x82),
     ] {
         // What an earlier connection of the same session gave is forgotten.

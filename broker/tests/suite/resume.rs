@@ -278,8 +278,8 @@ async fn a_client_id_belongs_to_whoever_has_its_session() {
     for (n, owner) in owners.into_iter().enumerate() {
         let id = format!("c{n}");
         let hello = |login, v5, unclean| Hello {
-            login,
             unclean,
+            login,
             ..staying(v5, &id, &hour)
         };
         let mut client = Raw::connect(address, &hello(owner, true, true)).await;
@@ -379,7 +379,7 @@ async fn a_broker_that_stops_ends_absent_sessions_without_a_word() {
 
 #[tokio::test]
 async fn the_broker_sets_the_keep_alive_where_the_client_may_be_told() {
-    let config = with_limits(|limits| limits.keep_alive_max = Duration::from_secs(60));
+    let config = with_limits(|limits| limits.keep_alive_max = Duration::from_mins(1));
     let (broker, address) = start(config).await;
     for (asked, wanted) in [
         (0, Some(60)),

@@ -1,7 +1,8 @@
 //! Who gets a message, and how often: filters that overlap, subscriptions that come and go, subscribers that stall.
 
 use crate::common::{
-    DEADLINE, Packet, Raw, eventually, in_time, open_config, packet, start, with_limits,
+    DEADLINE, Packet, Raw, eventually, in_time, open_config, packet, publish_bytes, start,
+    with_limits,
 };
 use lamppost_broker::{
     Broker, LinkPublisher, LinkReceiver, Message, Publish, QoS, SubscribeOptions,
@@ -208,7 +209,6 @@ struct Lane {
     /// Numbers below `next` that have not come yet.
     missing: BTreeSet<u32>,
     repeated: u32,
-    late: u32,
     received: Arc<AtomicU32>,
 }
 
@@ -223,9 +223,7 @@ impl Log {
         if number >= lane.next {
             lane.missing.extend(lane.next..number);
             lane.next = number + 1;
-        } else if lane.missing.remove(&number) {
-            lane.late += 1;
-        } else {
+        } else if !lane.missing.remove(&number) {
             lane.repeated += 1;
         }
         let complete = lane.missing.first().copied().unwrap_or(lane.next);
@@ -244,10 +242,6 @@ impl Log {
     fn is_complete(&self, count: u32) -> bool {
         let mut lanes = self.lanes.values();
         lanes.all(|lane| lane.next == count && lane.missing.is_empty())
-    }
-
-    fn late(&self) -> u32 {
-        self.lanes.values().map(|lane| lane.late).sum()
     }
 
     fn repeated(&self) -> u32 {
@@ -290,11 +284,9 @@ async fn a_link_that_changes_overlapping_filters_misses_no_message() {
         let stats = broker.stats();
         assert_eq!(stats.lost_slow_subscriber, 0, "seed {seed}: {stats:?}");
         assert!(changes > 100, "{changes}");
-        println!(
-            "{changes} changes, {} late, {} repeated",
-            log.late(),
-            log.repeated()
-        );
+        // Without the choice of one copy there would be more than one too many for each message.
+        let repeated = log.repeated();
+        assert!(repeated < COUNT, "{repeated} copies too many, seed {seed}");
         broker.stop().await;
         bystander.await.unwrap();
     }
@@ -369,7 +361,8 @@ async fn a_client_that_changes_overlapping_filters_misses_no_message() {
         }
     }
     assert_eq!(broker.stats().lost_slow_subscriber, 0);
-    println!("{} late, {} repeated", log.late(), log.repeated());
+    let repeated = log.repeated();
+    assert!(repeated < COUNT, "{repeated} copies too many");
     broker.stop().await;
 }
 
@@ -378,7 +371,7 @@ async fn a_subscriber_that_stalls_again_and_again_is_waited_for_once_in_five_sec
     const ROUNDS: u64 = 8;
     const FLOOD: u64 = 400;
     let (broker, _) = start(with_limits(|limits| {
-        limits.log_bytes_per_filter = 64 * 1024
+        limits.log_bytes_per_filter = 64 * 1024;
     }))
     .await;
     let (publisher, mut good) = broker.link("good").unwrap().split();
@@ -435,5 +428,22 @@ async fn filters_come_and_go_and_leave_nothing() {
     }
     client.send(&[0xe0, 0]).await;
     assert_eq!(client.read().await, None::<Packet>);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_publishes_and_unsubscribes_in_one_go_gets_nothing_twice() {
+    let (broker, address) = start(open_config()).await;
+    let mut client = Raw::named(address, false, "client").await;
+    for _ in 0..50 {
+        assert_eq!(client.subscribe(&[("t", 0)]).await, [0]);
+        client.publish("t", b"one", 0, false).await;
+        assert_eq!(client.receive().await.payload, b"one");
+        client.ping().await;
+        let publish = publish_bytes(false, "t", b"late", 0, false, 0);
+        let unsubscribe = packet(0xa2, b"\x00\x08\x00\x01t");
+        client.send(&[publish, unsubscribe].concat()).await;
+        assert_eq!(client.read().await.unwrap().first, 0xb0);
+    }
     broker.stop().await;
 }

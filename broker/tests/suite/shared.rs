@@ -226,7 +226,7 @@ async fn members_come_and_go_and_each_message_arrives_once() {
 async fn a_member_that_does_not_read_is_passed_by() {
     const COUNT: u32 = 5_000;
     let (broker, _) = start(with_limits(|limits| {
-        limits.log_bytes_per_filter = 64 * 1024
+        limits.log_bytes_per_filter = 64 * 1024;
     }))
     .await;
     let (publisher, _receiver) = broker.link("publisher").unwrap().split();

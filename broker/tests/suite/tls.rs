@@ -33,7 +33,7 @@ async fn mqtt_over_tls() {
         assert_eq!(client.subscribe(&[("#", 0)]).await, [0]);
         // Longer than a TLS record and than the buffers on the way.
         let payload: Vec<u8> = (0..200_000u32)
-            .flat_map(|n| n.to_be_bytes())
+            .flat_map(u32::to_be_bytes)
             .take(200_000)
             .collect();
         for round in 0..5u8 {
@@ -76,7 +76,7 @@ async fn a_client_that_takes_nothing_is_noticed_behind_tls_and_websocket() {
         let stream = connect_tls(address, &authority.client_config(None)).await;
         let stream = stream.unwrap();
         let mut client = if websocket {
-            Raw::over(websocket::over_tls(stream, address).await, true)
+            Raw::over(Box::pin(websocket::over_tls(stream, address)).await, true)
         } else {
             Raw::over(stream, true)
         };
@@ -296,10 +296,9 @@ async fn a_broker_with_a_bad_certificate_does_not_start() {
             tls: Some(tls),
             ..Listener::tcp("127.0.0.1:0".parse().unwrap())
         };
-        match Broker::start(only(listener)).await.unwrap_err() {
-            error @ StartError::Tls { .. } => error.source().unwrap().to_string(),
-            other => panic!("{other}"),
-        }
+        let error = Broker::start(only(listener)).await.unwrap_err();
+        assert!(matches!(error, StartError::Tls { .. }), "{error}");
+        error.source().unwrap().to_string()
     };
     let nowhere = std::path::Path::new("no/such/file");
     for (certificate, key, wanted) in [

@@ -103,7 +103,9 @@ fn bytes_of<S: ByteStream + 'static>(socket: WebSocketStream<S>, part: usize) ->
 /// A WebSocket over TLS, as a stream of bytes.
 pub(crate) async fn over_tls(stream: TlsStream<TcpStream>, address: SocketAddr) -> impl ByteStream {
     let protocol = [("sec-websocket-protocol", "mqtt")];
-    let socket = ask(stream, address, "/mqtt", &protocol).await.unwrap();
+    let socket = Box::pin(ask(stream, address, "/mqtt", &protocol))
+        .await
+        .unwrap();
     bytes_of(socket, 4_096)
 }
 
@@ -153,7 +155,7 @@ async fn both_versions_of_mqtt_over_websocket_over_tls() {
     let config = authority.client_config(None);
     for v5 in [false, true] {
         let stream = connect_tls(address, &config).await.unwrap();
-        talk(over_tls(stream, address).await, v5).await;
+        talk(Box::pin(over_tls(stream, address)).await, v5).await;
     }
     let stats = broker.stats();
     assert_eq!((stats.websocket_connections, stats.tls_connections), (2, 2));

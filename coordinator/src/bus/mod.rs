@@ -84,7 +84,7 @@ pub(crate) struct Bus {
 }
 
 enum Side {
-    Embedded(embedded::Side),
+    Embedded(Box<embedded::Side>),
     External(external::Side),
 }
 
@@ -105,9 +105,9 @@ impl Bus {
         let (up, connections) = watch::channel(0);
         let filters = filters(&config.root);
         let side = match &config.broker {
-            Broker::Embedded(embedded) => Side::Embedded(
+            Broker::Embedded(embedded) => Side::Embedded(Box::new(
                 embedded::Side::start(embedded, config, filters, sender, up, (tasks, stop)).await?,
-            ),
+            )),
             Broker::External(external) => Side::External(external::Side::start(
                 external,
                 filters,

@@ -48,7 +48,7 @@ pub(crate) struct Goal {
 }
 
 impl Goal {
-    const fn met(&self) -> bool {
+    pub(crate) const fn met(&self) -> bool {
         if self.at_least {
             self.measured >= self.limit
         } else {

@@ -1,13 +1,23 @@
 //! The program's arguments.
 
-use clap::Parser;
+mod user;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
 use lamppost_broker::{Action, Config, ConfigError, Effect, Rule, Who};
 use std::{net::SocketAddr, path::PathBuf};
 
 /// An MQTT 3.1.1 and 5 broker.
 #[derive(Debug, Parser)]
-#[command(name = "lamppost-broker", version)]
+#[command(
+    name = "lamppost-broker",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "SIGHUP reads users and rules again."
+)]
 pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The configuration file; without it the defaults hold.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -25,22 +35,39 @@ pub(crate) struct Cli {
     deny_subscribe: Vec<String>,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Change a file of users.
+    #[command(subcommand)]
+    User(user::UserCommand),
+}
+
 impl Cli {
+    /// Does what was asked for, which may be to serve until a signal comes.
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        if let Some(Command::User(command)) = self.command {
+            return command.run();
+        }
+        let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+        runtime.block_on(crate::serve::serve(&self))
+    }
+
     /// The configuration that the arguments and their file make together.
-    pub(crate) fn config(self) -> Result<Config, ConfigError> {
-        let mut config = self
-            .config
-            .map_or_else(|| Ok(Config::default()), |path| Config::load(&path))?;
+    pub(crate) fn config(&self) -> Result<Config, ConfigError> {
+        let mut config = match &self.config {
+            Some(path) => Config::load(path)?,
+            None => Config::default(),
+        };
         if self.listen.is_some() {
             config.listen = self.listen;
         }
         config.allow_anonymous |= self.allow_anonymous;
         config.expose_anonymous |= self.expose_anonymous;
-        let denied = self.deny_subscribe.into_iter().map(|filter| Rule {
+        let denied = self.deny_subscribe.iter().map(|filter| Rule {
             effect: Effect::Deny,
             who: Who::Any,
             action: Action::Subscribe,
-            filter,
+            filter: filter.clone(),
         });
         config.rules.splice(0..0, denied);
         config.validate()?;
@@ -93,6 +120,23 @@ mod tests {
                 Cli::try_parse_from(arguments).unwrap().config().is_err(),
                 "{arguments:?}"
             );
+        }
+    }
+    #[test]
+    fn a_file_of_users_is_another_task() {
+        for arguments in [
+            &["x", "user", "add", "users", "ada", "--password-stdin"][..],
+            &["x", "user", "remove", "users", "ada"],
+            &["x", "user", "list", "users"],
+        ] {
+            assert!(Cli::try_parse_from(arguments).unwrap().command.is_some());
+        }
+        for arguments in [
+            &["x", "--allow-anonymous", "user", "list", "users"][..],
+            &["x", "user"],
+            &["x", "user", "add", "users"],
+        ] {
+            assert!(Cli::try_parse_from(arguments).is_err(), "{arguments:?}");
         }
     }
 }
