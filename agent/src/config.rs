@@ -18,7 +18,7 @@ use lamppost_models::message::MESSAGE_BYTES_MAX;
 use lamppost_models::release::PublicKey;
 use lamppost_models::{GroupId, ModelName, NodePath, StreamName, TopicRoot};
 
-use crate::outbox::{CAP_BYTES_MIN, OutboxConfig};
+use crate::outbox::{CAP_BYTES_MIN, LaneLimits, OutboxConfig};
 use crate::publish::Properties;
 use crate::queue::WhenFull;
 use crate::uplink::UplinkConfig;
@@ -109,6 +109,8 @@ pub(crate) struct Stream {
     /// The model, by its place in [`Config::models`].
     pub(crate) model: usize,
     pub(crate) label: Option<Label>,
+    /// After how long without a reading it is stale; `None` for never.
+    pub(crate) stale_after: Option<Duration>,
     pub(crate) live: bool,
     pub(crate) flat: Option<String>,
 }
@@ -262,13 +264,12 @@ impl TryFrom<RawConfig> for Config {
             )?;
         }
         let outbox = outbox(&raw.outbox)?;
-        let flush = raw.outbox.flush;
-        span(
-            "outbox.flush",
-            flush,
-            Duration::from_millis(1),
-            Duration::from_mins(1),
-        )?;
+        for (key, flush) in [
+            ("outbox.flush", raw.outbox.flush),
+            ("outbox.flush_always", raw.outbox.flush_always),
+        ] {
+            span(key, flush, Duration::from_millis(1), Duration::from_mins(1))?;
+        }
         span(
             "artifacts.check_timeout",
             raw.artifacts.check_timeout,
@@ -290,7 +291,7 @@ impl TryFrom<RawConfig> for Config {
             broker: broker(raw.broker, &raw.root, &streams)?,
             coordinator: raw
                 .coordinator
-                .map(|raw| coordinator(raw, &path, flush))
+                .map(|coordinator_raw| coordinator(coordinator_raw, &path, &raw.outbox))
                 .transpose()?,
             path,
             groups: raw.groups,
@@ -361,22 +362,36 @@ fn decode_limits(payload_bytes: u64) -> Outcome<DecodeLimits> {
 }
 
 fn outbox(raw: &raw::RawOutbox) -> Outcome<OutboxConfig> {
-    if raw.cap.0 < CAP_BYTES_MIN {
-        return refuse(
-            "outbox.cap",
-            raw.cap,
-            format!("{} or more", units::Bytes(CAP_BYTES_MIN)),
-        );
+    let prediction_cap = raw.prediction_cap.unwrap_or(raw.cap);
+    for (key, cap) in [
+        ("outbox.cap", raw.cap),
+        ("outbox.prediction_cap", prediction_cap),
+        ("outbox.sample_cap", raw.sample_cap),
+    ] {
+        if cap.0 < CAP_BYTES_MIN {
+            let wanted = format!("{} or more", units::Bytes(CAP_BYTES_MIN));
+            return refuse(key, cap, wanted);
+        }
     }
-    span(
-        "outbox.age",
-        raw.age,
-        Duration::from_mins(1),
-        Duration::from_hours(3_660 * 24),
-    )?;
+    for (key, age) in [
+        ("outbox.age", raw.age),
+        ("outbox.sample_age", raw.sample_age),
+    ] {
+        span(
+            key,
+            age,
+            Duration::from_mins(1),
+            Duration::from_hours(3_660 * 24),
+        )?;
+    }
+    let lane = |cap: units::Bytes, age_max| LaneLimits {
+        cap_bytes: cap.0,
+        age_max,
+    };
     Ok(OutboxConfig {
         cap_bytes: raw.cap.0,
-        age_max: raw.age,
+        predictions: lane(prediction_cap, raw.age),
+        samples: lane(raw.sample_cap, raw.sample_age),
         free_reserve_bytes: raw.reserve.0,
     })
 }

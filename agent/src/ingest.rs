@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lamppost_agent_core::decode::{DecodeError, Decoder};
+use lamppost_agent_core::outbox::Now;
 use lamppost_agent_core::window::{Passed, Taken, Windower};
 use lamppost_broker::{LinkReceiver, Message};
-use lamppost_models::{FieldName, Reading, StreamName, Timestamp};
+use lamppost_models::{FieldName, Reading, StreamName};
 use tokio_util::sync::CancellationToken;
 
 use crate::filter;
 use crate::labels::{Event, Labels};
 use crate::queue::Queue;
 use crate::stats::{StreamStats, is_milestone};
-use crate::uplink::wall_clock;
+use crate::uplink::clock;
 
 /// Messages taken from the broker at a time: what a millisecond brings at a high rate.
 const BATCH_MAX: usize = 256;
@@ -204,11 +205,11 @@ impl Ingest {
     }
 
     fn take(&mut self, batch: &[Message]) {
-        let (arrival, arrived) = (wall_clock(), Instant::now());
+        let (now, arrived) = (clock(), Instant::now());
         for message in batch {
             let known = self.routes.get(&message.topic).map(Arc::clone);
             let route = known.unwrap_or_else(|| self.learn(&message.topic));
-            self.deliver(&route, message, arrival, arrived);
+            self.deliver(&route, message, now, arrived);
         }
     }
 
@@ -227,14 +228,17 @@ impl Ingest {
         route
     }
 
-    fn deliver(&mut self, route: &Route, message: &Message, arrival: Timestamp, arrived: Instant) {
+    fn deliver(&mut self, route: &Route, message: &Message, now: Now, arrived: Instant) {
         for &index in &route.streams {
             let Some(stream) = self.streams.get_mut(index) else {
                 continue;
             };
             stream.last_arrival = arrived;
-            match stream.intake.decoder.decode(&message.payload, arrival) {
-                Ok(reading) => stream.take(reading, arrived, &mut self.events),
+            match stream.intake.decoder.decode(&message.payload, now.wall) {
+                Ok(reading) => {
+                    stream.intake.stats.arrived_at(now.steady);
+                    stream.take(reading, arrived, &mut self.events);
+                }
                 Err(error) => malformed(&stream.intake.name, &stream.intake.stats, message, &error),
             }
         }
@@ -242,7 +246,7 @@ impl Ingest {
             let Some(labels) = self.labels_of.get(index) else {
                 continue;
             };
-            match labels.decoder.decode(&message.payload, arrival) {
+            match labels.decoder.decode(&message.payload, now.wall) {
                 Ok(Reading { ts, mut fields }) => {
                     let value = fields.remove(&labels.field);
                     self.events.push(Event::Label {

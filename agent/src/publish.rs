@@ -29,6 +29,8 @@ pub(crate) struct Prediction {
     /// Which of the node's streams it is of.
     pub(crate) stream: usize,
     pub(crate) id: PredictionId,
+    /// Its number within its stream.
+    pub(crate) seq: u64,
     pub(crate) ts: Timestamp,
     /// Its JSON.
     pub(crate) json: Bytes,
@@ -91,6 +93,9 @@ impl Publisher {
                 };
                 uplink.send(batch.into_iter().filter(live)).await;
             }
+        }
+        if let Some(uplink) = self.uplink {
+            uplink.finish().await;
         }
     }
 

@@ -24,7 +24,8 @@ use crate::scorer::{Facts, Model, Scored, Scorer};
 use crate::slots::{self, Slots, SlotsError};
 use crate::stats::StreamStats;
 use crate::uplink::{
-    self, Documents, Identity, Made, SpoolState, Uplink, UplinkError, UplinkState, wall_clock,
+    self, Documents, Identity, Looker, Made, Sight, SpoolState, Uplink, UplinkError, UplinkState,
+    clock,
 };
 
 /// Batches of predictions between the engine and the publisher: while one is published, the next are made.
@@ -265,7 +266,11 @@ struct Shared<'a> {
 /// The uplink's task and where predictions go, where there is a coordinator; and what is seen of it.
 type Started = (Option<JoinHandle<()>>, Option<Made>, Seen);
 /// What the report sees of the uplink.
-type Seen = (watch::Receiver<SpoolState>, watch::Receiver<UplinkState>);
+struct Seen {
+    spool: watch::Receiver<SpoolState>,
+    uplink: watch::Receiver<UplinkState>,
+    looker: Option<Looker>,
+}
 
 impl Shared<'_> {
     async fn start_uplink(
@@ -275,13 +280,17 @@ impl Shared<'_> {
     ) -> Result<Started, RunError> {
         let (state, state_watch) = watch::channel(UplinkState::default());
         let (spool_state, spool_watch) = watch::channel(SpoolState::default());
-        let seen = (spool_watch, state_watch);
+        let mut seen = Seen {
+            spool: spool_watch,
+            uplink: state_watch,
+            looker: None,
+        };
         let Some(coordinator) = &self.config.coordinator else {
             return Ok((None, None, seen));
         };
         let (releases, deliveries) = mpsc::channel(RELEASES_MAX);
         slots.follow(deliveries);
-        let (uplink, incoming, made) = Uplink::new(uplink::Start {
+        let (uplink, incoming, made, looker) = Uplink::new(uplink::Start {
             config: coordinator.uplink.clone(),
             identity: self.identity.clone(),
             properties: self.config.publish.clone(),
@@ -291,6 +300,7 @@ impl Shared<'_> {
             releases,
             state,
         })?;
+        seen.looker = Some(looker);
         Ok((Some(tokio::spawn(uplink.run(incoming))), Some(made), seen))
     }
 
@@ -318,8 +328,7 @@ impl Shared<'_> {
         let config = self.config.outbox.clone();
         let epoch = Epoch::from_u64(random()?);
         let opened =
-            tokio::task::spawn_blocking(move || Outbox::open(&dir, config, epoch, wall_clock()))
-                .await;
+            tokio::task::spawn_blocking(move || Outbox::open(&dir, config, epoch, clock())).await;
         Ok(opened.map_err(|_| RunError::Ended {
             part: "the opening of the outbox",
         })??)
@@ -408,7 +417,7 @@ impl Shared<'_> {
         documents: watch::Sender<Documents>,
         slots: &Slots,
         labels: Labels,
-        (spool, uplink): Seen,
+        seen: Seen,
     ) -> Reporter {
         let streams = self
             .config
@@ -419,6 +428,8 @@ impl Shared<'_> {
                 name: stream.name.clone(),
                 model: self.model_of(stream).name.clone(),
                 stats: Arc::clone(stats),
+                local: !stream.live,
+                stale_after: stream.stale_after,
             });
         let models = self.facts.iter().enumerate();
         Reporter {
@@ -435,8 +446,10 @@ impl Shared<'_> {
                 })
                 .collect(),
             labels,
-            spool,
-            uplink,
+            spool: seen.spool,
+            uplink: seen.uplink,
+            looker: seen.looker,
+            sight: Sight::default(),
         }
     }
 

@@ -251,11 +251,12 @@ impl Scorer {
         let fixed = stream.fixed.get_or_insert_with(|| {
             Fixed::new(self.boot, &stream.scored.name, active.session.engine())
         });
+        let seq = stream.next_seq;
         let varying = Varying {
             number: id.number,
             ts: newest.ts,
             target_ts,
-            seq: stream.next_seq,
+            seq,
             output: &output,
             latency_us,
         };
@@ -270,6 +271,7 @@ impl Scorer {
         self.made.push(Prediction {
             stream: job.stream,
             id,
+            seq,
             ts: newest.ts,
             json,
             flat,

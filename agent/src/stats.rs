@@ -1,6 +1,7 @@
 //! What happened to the messages of each stream: counted where it happens, read by the report.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use lamppost_models::Timestamp;
 use lamppost_models::message::StreamCounters;
@@ -43,6 +44,8 @@ pub(crate) struct StreamStats {
     pub(crate) labels: Counter,
     pub(crate) unlabelled: Counter,
     last_reading_ms: AtomicI64,
+    /// When the newest reading came, in milliseconds of the steady clock; 0 before the first.
+    last_arrival_ms: AtomicU64,
 }
 
 impl Default for StreamStats {
@@ -60,6 +63,7 @@ impl Default for StreamStats {
             labels: Counter::default(),
             unlabelled: Counter::default(),
             last_reading_ms: AtomicI64::new(i64::MIN),
+            last_arrival_ms: AtomicU64::new(0),
         }
     }
 }
@@ -69,6 +73,17 @@ impl StreamStats {
     pub(crate) fn reading_at(&self, ts: Timestamp) {
         self.last_reading_ms
             .fetch_max(ts.as_ms(), Ordering::Relaxed);
+    }
+
+    /// Notes that readings came just now, by the steady clock.
+    pub(crate) fn arrived_at(&self, steady: Duration) {
+        let ms = u64::try_from(steady.as_millis()).unwrap_or(u64::MAX);
+        self.last_arrival_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// When the newest reading came; the start of the clock before the first.
+    pub(crate) fn last_arrival(&self) -> Duration {
+        Duration::from_millis(self.last_arrival_ms.load(Ordering::Relaxed))
     }
 
     pub(crate) fn last_reading(&self) -> Option<Timestamp> {

@@ -2,17 +2,22 @@
 //!
 //! One task owns all of it. A prediction is sent live and kept in memory until the coordinator says that it is stored;
 //! while the link is down, when its acknowledgement is late, or when memory is full, it goes to the outbox and is
-//! replayed from there in batches, on topics of their own, until those are acknowledged.
+//! replayed from there in batches, on topics of their own, until those are acknowledged. With `durability = "always"` it
+//! goes to the outbox first and is sent live from there, and its batch is done when all in it are.
 //!
 //! - [`interface`]: what goes in and comes out;
 //! - [`mqtt`]: one connection;
 //! - [`pending`]: the live predictions that are not acknowledged;
+//! - [`held`]: the batches whose predictions are sent live;
+//! - [`feed`]: what comes in, and what is here when a report asks;
 //! - [`spool`]: the outbox on its own thread;
 //! - [`replay`]: the batches in flight;
 //! - [`sending`]: what goes up, and in which order;
 //! - [`backoff`]: when to try again.
 
 mod backoff;
+mod feed;
+mod held;
 mod interface;
 mod mqtt;
 mod pending;
@@ -22,24 +27,30 @@ mod spool;
 mod tls;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use lamppost_models::message::{Ack, NodeState, PredictionRange};
+use lamppost_agent_core::outbox::Now;
+use lamppost_agent_core::pace::{Pace, Spent};
+use lamppost_models::message::{Ack, BatchRange, NodeState};
 use lamppost_models::{Status, Timestamp, Topic, V1};
 use tokio::sync::{mpsc, watch};
 
 use crate::outbox::Outbox;
-use crate::publish::{Prediction, Properties};
+use crate::publish::Properties;
 use backoff::Backoff;
+use held::Held;
+use interface::Feed;
 use mqtt::{Closed, Events, Heard, Outgoing};
 use pending::{Limits, Pending, Record};
 use replay::Replay;
 use sending::{Online, retained, send};
-use spool::Spool;
+use spool::{Part, Spool, SpoolConfig};
 
-pub(crate) use interface::{Delivery, Documents, Identity, Login, Made, UplinkConfig, UplinkState};
+pub(crate) use interface::{
+    Delivery, Documents, Identity, Login, Looker, Made, Sight, UplinkConfig, UplinkState,
+};
 pub(crate) use spool::SpoolState;
 pub use tls::TlsError;
 pub(crate) use tls::install_provider;
@@ -48,6 +59,12 @@ pub(crate) use tls::install_provider;
 const LAST_ACKS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a stop waits for the broker to hang up.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Batches of events in flight: they are few, and a batch tells of many losses.
+const EVENTS_WINDOW: usize = 4;
+/// What was sent today is noted in so many steps, ahead of the sending: a sudden end costs the budget two at most.
+const BUDGET_STEPS: u64 = 256;
+/// The step where there is no budget, and only the report tells what was sent.
+const UNLIMITED_STEP_BYTES: u64 = 16 << 20;
 
 /// All that the uplink is started with.
 pub(crate) struct Start {
@@ -88,7 +105,20 @@ pub(crate) struct Uplink {
     releases: mpsc::Sender<Delivery>,
     state: watch::Sender<UplinkState>,
     pending: Pending,
+    events: Replay,
     replay: Replay,
+    pace: Pace,
+    /// When history may go on that the pace held up.
+    pace_due: Option<Instant>,
+    /// What is noted on the disk as sent today.
+    noted: Option<Spent>,
+    /// With `durability = "always"`: what was stored and may be sent.
+    stored: mpsc::Receiver<Vec<Record>>,
+    held: Held,
+    /// The number after the last prediction that came here, by stream.
+    seen: Vec<u64>,
+    /// Since when there is no connection.
+    offline_since: Instant,
 }
 
 /// Why a connection is over.
@@ -103,7 +133,7 @@ impl Uplink {
     /// Prepares the uplink, and gives out where predictions go.
     pub(crate) fn new(
         start: Start,
-    ) -> Result<(Self, mpsc::Receiver<Vec<Prediction>>, Made), UplinkError> {
+    ) -> Result<(Self, mpsc::Receiver<Feed>, Made, Looker), UplinkError> {
         let Start {
             config,
             identity,
@@ -131,7 +161,16 @@ impl Uplink {
             connect_timeout: config.connect_timeout,
         };
         let spool_watch = spool_state.subscribe();
-        let spool = Spool::start(outbox, identity.streams.clone(), config.flush, spool_state);
+        let before = outbox.spent();
+        let spool_config = SpoolConfig {
+            boot: identity.boot,
+            streams: identity.streams.clone(),
+            durability: config.durability,
+            flush: config.flush,
+            compress: config.compress,
+        };
+        let (spool, stored) =
+            Spool::start(outbox, spool_config, spool_state).map_err(UplinkError::Thread)?;
         let limits = Limits {
             records: config.memory_records_max,
             bytes: config.memory_bytes_max,
@@ -147,23 +186,31 @@ impl Uplink {
             status_topic: topic(Topic::Status(path.clone())),
             reported_topic: topic(Topic::Reported(path.clone())),
             target,
-            spool: spool.map_err(UplinkError::Thread)?,
+            spool,
+            stored,
             spool_state: spool_watch,
             documents,
             releases,
             state,
             pending: Pending::new(identity.boot, limits),
-            replay: Replay::new(config.replay_window, config.ack_timeout),
+            events: Replay::new(Part::Events, EVENTS_WINDOW, config.ack_timeout),
+            replay: Replay::new(Part::History, config.replay_window, config.ack_timeout),
+            pace: Pace::new(config.pace, before, clock()),
+            pace_due: None,
+            noted: before,
+            held: Held::default(),
+            seen: vec![0; identity.streams.len()],
+            offline_since: Instant::now(),
             properties,
             identity,
             config,
         };
-        let (made, incoming) = Made::channel(uplink.state.clone());
-        Ok((uplink, incoming, made))
+        let (made, incoming, looker) = Made::channel(uplink.state.clone());
+        Ok((uplink, incoming, made, looker))
     }
 
     /// Runs until `made` ends, which is how the agent stops; nothing that was made is lost then.
-    pub(crate) async fn run(mut self, mut made: mpsc::Receiver<Vec<Prediction>>) {
+    pub(crate) async fn run(mut self, mut made: mpsc::Receiver<Feed>) {
         let mut backoff = Backoff::new(
             self.config.retry_min,
             self.config.retry_max,
@@ -180,8 +227,10 @@ impl Uplink {
                         urgent: VecDeque::new(),
                     };
                     let since = Instant::now();
+                    self.spread_replay(&mut backoff);
                     let end = self.stay_online(&mut online, &mut events, &mut made).await;
                     backoff.was_up(since.elapsed());
+                    self.offline_since = Instant::now();
                     if matches!(end, End::Stopping) {
                         self.leave(online, events).await;
                     }
@@ -191,9 +240,10 @@ impl Uplink {
             };
             self.state
                 .send_modify(|state| (state.connected, state.refused) = (false, None));
+            self.events.forget();
             self.replay.forget();
             let unacknowledged = self.pending.take_all();
-            self.spool.store(unacknowledged).await;
+            self.give_up(unacknowledged).await;
             let End::Lost(reason) = end else { break };
             if self.spool_state.has_changed().is_err() {
                 tracing::error!("the outbox's thread is gone: the uplink ends");
@@ -209,14 +259,25 @@ impl Uplink {
                 break;
             }
         }
+        let spent = self.pace.spent(clock());
+        self.spool.keep_spent(spent).await;
         self.spool.stop().await;
+    }
+
+    /// After a longer outage, history waits a random time: not all of a city's nodes begin at once.
+    fn spread_replay(&mut self, backoff: &mut Backoff) {
+        let spread = self.config.replay_spread;
+        if self.offline_since.elapsed() > spread {
+            let delay = spread.mul_f64(backoff.fraction());
+            self.replay.delay(Instant::now() + delay);
+        }
     }
 
     /// Waits for the broker's answer; what is made meanwhile goes to the outbox.
     async fn wait_for_connection(
         &mut self,
         events: &mut Events,
-        made: &mut mpsc::Receiver<Vec<Prediction>>,
+        made: &mut mpsc::Receiver<Feed>,
     ) -> Result<usize, End> {
         loop {
             tokio::select! {
@@ -225,8 +286,8 @@ impl Uplink {
                     Heard::Lost { reason } => return Err(End::Lost(reason)),
                     Heard::Message { .. } | Heard::Refused { .. } => {}
                 },
-                batch = made.recv() => match batch {
-                    Some(batch) => self.spool.store(records(batch).collect()).await,
+                feed = made.recv() => match feed {
+                    Some(feed) => self.store_feed(feed).await,
                     None => return Err(End::Stopping),
                 },
             }
@@ -234,18 +295,14 @@ impl Uplink {
     }
 
     /// Waits for the next attempt; true if the agent stops meanwhile.
-    async fn stay_offline(
-        &self,
-        pause: Duration,
-        made: &mut mpsc::Receiver<Vec<Prediction>>,
-    ) -> bool {
+    async fn stay_offline(&mut self, pause: Duration, made: &mut mpsc::Receiver<Feed>) -> bool {
         let until = tokio::time::sleep(pause);
         tokio::pin!(until);
         loop {
             tokio::select! {
                 () = &mut until => return false,
-                batch = made.recv() => match batch {
-                    Some(batch) => self.spool.store(records(batch).collect()).await,
+                feed = made.recv() => match feed {
+                    Some(feed) => self.store_feed(feed).await,
                     None => return true,
                 },
             }
@@ -256,7 +313,7 @@ impl Uplink {
         &mut self,
         online: &mut Online,
         events: &mut Events,
-        made: &mut mpsc::Receiver<Vec<Prediction>>,
+        made: &mut mpsc::Receiver<Feed>,
     ) -> End {
         tracing::info!(
             host = self.config.host,
@@ -270,17 +327,17 @@ impl Uplink {
         }
         let mut shown = Documents::default();
         self.show_changes(online, &mut shown);
+        // What was stored while there was no connection goes in batches.
+        while self.stored.try_recv().is_ok() {}
         loop {
             self.give_up_late().await;
+            self.note_spent().await;
+            self.pace_due = None;
             let blocked = match self.send_burst(online) {
                 Ok(blocked) => blocked,
                 Err(Closed) => return End::Lost("the client library gave up".to_owned()),
             };
-            let (waiting, revision) = {
-                let state = self.spool_state.borrow();
-                (state.reported.batches, state.revision)
-            };
-            self.replay.want(&self.spool, waiting, revision).await;
+            self.want_batches().await;
             let due = self.next_due();
             tokio::select! {
                 heard = events.hear() => {
@@ -292,17 +349,25 @@ impl Uplink {
                     (Ok(()), Some(next)) => self.note_sent(online, &next),
                     _ => return End::Lost("the client library gave up".to_owned()),
                 },
-                batch = made.recv() => match batch {
-                    Some(batch) => self.take_in(batch).await,
+                feed = made.recv() => match feed {
+                    Some(feed) => self.take_feed(feed).await,
                     None => return End::Stopping,
                 },
+                Some(records) = self.stored.recv() => self.hold(records).await,
                 changed = self.documents.changed() => {
                     // The report outlives the uplink; were it gone, there would be nothing new to say.
                     if changed.is_ok() {
                         self.show_changes(online, &mut shown);
                     }
                 }
-                batches = self.replay.answer() => self.replay.take(batches),
+                batches = self.events.answer() => self.events.take(batches, |_| false),
+                batches = self.replay.answer() => {
+                    // Whatever is sent one by one was said before the outbox answered.
+                    while let Ok(records) = self.stored.try_recv() {
+                        self.hold(records).await;
+                    }
+                    self.replay.take(batches, |batch| self.held.has(batch));
+                }
                 changed = self.spool_state.changed() => if changed.is_err() {
                     return End::Lost("the outbox's thread is gone".to_owned());
                 },
@@ -311,17 +376,19 @@ impl Uplink {
         }
     }
 
-    async fn take_in(&mut self, batch: Vec<Prediction>) {
+    async fn want_batches(&mut self) {
+        let (events, history, revision) = {
+            let state = self.spool_state.borrow();
+            let waiting = |part| state.waiting(part);
+            (
+                waiting(Part::Events),
+                waiting(Part::History),
+                state.revision,
+            )
+        };
         let now = Instant::now();
-        records(batch).for_each(|record| self.pending.push(record, now));
-        let excess = self.pending.take_excess();
-        if !excess.is_empty() {
-            tracing::debug!(
-                predictions = excess.len(),
-                "the uplink is slow: predictions go to the outbox"
-            );
-            self.spool.store(excess).await;
-        }
+        self.events.want(&self.spool, events, revision, now).await;
+        self.replay.want(&self.spool, history, revision, now).await;
     }
 
     async fn give_up_late(&mut self) {
@@ -332,17 +399,40 @@ impl Uplink {
                 predictions = late.len(),
                 "the coordinator does not acknowledge: they go to the outbox"
             );
-            self.spool.store(late).await;
+            self.give_up(late).await;
         }
+        self.events.give_up_late(now);
         self.replay.give_up_late(now);
     }
 
+    /// Notes what was sent today on the disk, ahead of what will be.
+    async fn note_spent(&mut self) {
+        let step = match self.config.pace.day_bytes {
+            Some(day_bytes) => (day_bytes / BUDGET_STEPS).max(1),
+            None => UNLIMITED_STEP_BYTES,
+        };
+        let spent = self.pace.spent(clock());
+        let is_noted = self.noted.is_some_and(|noted| {
+            noted.since == spent.since && noted.bytes >= spent.bytes.saturating_add(step)
+        });
+        if !is_noted {
+            let noted = Spent {
+                bytes: spent.bytes.saturating_add(2 * step),
+                ..spent
+            };
+            self.spool.keep_spent(noted).await;
+            self.noted = Some(noted);
+        }
+    }
+
     fn next_due(&self) -> Option<Instant> {
-        self.pending
-            .next_due()
-            .into_iter()
-            .chain(self.replay.next_due())
-            .min()
+        let dues = [
+            self.pending.next_due(),
+            self.events.next_due(),
+            self.replay.next_due(),
+            self.pace_due,
+        ];
+        dues.into_iter().flatten().min()
     }
 
     /// Does what was heard; the reason when the connection is over.
@@ -387,19 +477,21 @@ impl Uplink {
                 return;
             }
         };
-        let live: usize = ack
-            .predictions
-            .iter()
-            .map(|range: &PredictionRange| self.pending.acknowledge(*range))
-            .sum();
-        tracing::trace!(live, batches = ack.batches.len(), "acknowledged");
         let epoch = self.spool.epoch();
-        let ranges: Vec<_> = ack
-            .batches
-            .into_iter()
-            .filter(|range| range.epoch == epoch)
-            .collect();
+        let mut ranges = ack.batches;
+        ranges.retain(|range| range.epoch == epoch);
+        for range in &ack.predictions {
+            let acknowledged = self.pending.acknowledge(*range);
+            tracing::trace!(live = acknowledged.predictions, "acknowledged");
+            for batch in acknowledged.batches {
+                if self.held.acknowledge(batch) {
+                    let (from, to) = (batch, batch);
+                    ranges.push(BatchRange { epoch, from, to });
+                }
+            }
+        }
         if !ranges.is_empty() {
+            self.events.acknowledge(&ranges);
             self.replay.acknowledge(&ranges);
             self.spool.acknowledge(ranges).await;
         }
@@ -476,23 +568,6 @@ impl Uplink {
     }
 }
 
-fn records(batch: Vec<Prediction>) -> impl Iterator<Item = Record> {
-    batch.into_iter().map(
-        |Prediction {
-             stream,
-             id,
-             ts,
-             json,
-             ..
-         }| Record {
-            number: id.number,
-            stream,
-            ts,
-            json,
-        },
-    )
-}
-
 async fn sleep_until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -509,4 +584,13 @@ pub(crate) fn wall_clock() -> Timestamp {
         .ok()
         .and_then(|ms| Timestamp::from_ms(ms).ok())
         .unwrap_or(Timestamp::EPOCH)
+}
+
+/// Both clocks of the node.
+pub(crate) fn clock() -> Now {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    Now {
+        wall: wall_clock(),
+        steady: START.elapsed(),
+    }
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use lamppost_coordinator_core::progress::{self, Summary};
 use lamppost_coordinator_core::rollout::Rollout;
-use lamppost_coordinator_core::{Presence, Shelf};
+use lamppost_coordinator_core::{Account, Presence, Shelf};
 use lamppost_models::manifest::Task;
 use lamppost_models::release::PublicKey;
 use lamppost_models::{
-    Digest, GroupId, Manifest, ModelName, NodePath, Prediction, Reported, Status, Timestamp, V1,
+    Digest, GroupId, Manifest, ModelName, NodePath, Prediction, Reported, Status, StreamName,
+    Timestamp, V1,
 };
 use semver::Version;
 use serde::{Deserialize, Serialize};
@@ -149,6 +150,45 @@ pub struct StoredPrediction {
     /// The prediction.
     #[serde(flatten)]
     pub prediction: Prediction,
+}
+
+/// What became of the records of a node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LedgerView {
+    /// Where it is.
+    #[serde(flatten)]
+    pub path: NodePath,
+    /// Whether it is there.
+    pub presence: Presence,
+    /// When its last report came, by the coordinator's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_at: Option<Timestamp>,
+    /// Whether that is longer ago than `inventory.stale_after`: what it says of what the node holds may be out of date.
+    pub report_is_old: bool,
+    /// Streams without readings for longer than they may be, by its last report.
+    pub stale_streams: Vec<StaleStream>,
+    /// The counts.
+    #[serde(flatten)]
+    pub account: Account,
+}
+
+/// A stream whose sensor is silent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StaleStream {
+    /// The stream.
+    pub stream: StreamName,
+    /// Since when, by the node's clock.
+    pub since: Timestamp,
+}
+
+/// What became of the records of some nodes, by site and node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LedgerPage {
+    /// As many as were asked for, or fewer.
+    pub nodes: Vec<LedgerView>,
+    /// Where to go on: `after=` this gives further ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// One message on the bus; a line of `GET /v1/watch`.

@@ -8,155 +8,15 @@
 
 mod support;
 
-use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Output;
+use std::time::Duration;
 
-use lamppost_coordinator::Ready;
 use lamppost_coordinator::api::{Key, ModelRow, NodeView, Pushed, RolloutView, StoredPredictions};
 use lamppost_models::message::{CandidateSlot, ReportedModel, TrialState, Verdict};
-use support::{DEADLINE, Node, PASSWORD, altered_bundle, bundle, zoo};
+use support::server::{Server, failure, lamppost};
+use support::{Node, altered_bundle, bundle, zoo};
 use tempfile::TempDir;
-
-fn lamppost() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lamppost"));
-    for name in [
-        "LAMPPOST_SERVER",
-        "LAMPPOST_TOKEN",
-        "LAMPPOST_LOG",
-        "LAMPPOST_BROKER",
-    ] {
-        command.env_remove(name);
-    }
-    command
-}
-
-/// A coordinator in a process of its own.
-struct Server {
-    child: Child,
-    ready: Ready,
-    token: Option<&'static str>,
-}
-
-impl Server {
-    fn start(dir: &Path) -> Self {
-        Self::start_with(dir, None)
-    }
-
-    fn start_with(dir: &Path, token: Option<&'static str>) -> Self {
-        let config = dir.join("coordinator.toml");
-        let http = token.map_or_else(String::new, |token| {
-            format!("[http]\ntoken = \"{token}\"\n")
-        });
-        let node = |node| {
-            format!(
-                "[[broker.node]]\nsite = \"minneapolis\"\nnode = \"{node}\"\npassword = \"{PASSWORD}\"\n"
-            )
-        };
-        std::fs::write(&config, format!("{http}{}{}", node("gw-1"), node("gw-2"))).unwrap();
-        let ready_file = dir.join("ready.json");
-        std::fs::remove_file(&ready_file).ok();
-        let mut command = lamppost();
-        command
-            .arg("serve")
-            .arg("--config")
-            .arg(config)
-            .arg("--data-dir")
-            .arg(dir.join("data"));
-        command
-            .args([
-                "--http",
-                "127.0.0.1:0",
-                "--mqtt",
-                "127.0.0.1:0",
-                "--log",
-                "warn",
-                "--ready-file",
-            ])
-            .arg(&ready_file);
-        let mut child = command.stdin(Stdio::null()).spawn().unwrap();
-        let ends = Instant::now() + DEADLINE;
-        loop {
-            if let Ok(ready) = std::fs::read(&ready_file) {
-                return Self {
-                    child,
-                    ready: serde_json::from_slice(&ready).unwrap(),
-                    token,
-                };
-            }
-            assert!(
-                child.try_wait().unwrap().is_none() && Instant::now() < ends,
-                "the server does not start"
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn mqtt(&self) -> SocketAddr {
-        self.ready.mqtt.unwrap()
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        let mut command = lamppost();
-        command
-            .args(args)
-            .env("LAMPPOST_SERVER", format!("http://{}", self.ready.http));
-        if let Some(token) = self.token {
-            command.env("LAMPPOST_TOKEN", token);
-        }
-        command.output().unwrap()
-    }
-
-    /// What a command prints that succeeds.
-    fn good(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        assert!(output.status.success(), "{args:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn json<T: serde::de::DeserializeOwned>(&self, args: &[&str]) -> T {
-        serde_json::from_str(&self.good(&[args, &["--json"]].concat())).unwrap()
-    }
-
-    /// Code and error of a command that fails.
-    fn bad(&self, args: &[&str]) -> (i32, String) {
-        failure(&self.run(args))
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).unwrap();
-    }
-
-    fn terminate(mut self) {
-        self.signal(rustix::process::Signal::TERM);
-        assert_eq!(
-            self.child.wait().unwrap().code(),
-            Some(0),
-            "SIGTERM is a good end"
-        );
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-fn failure(output: &Output) -> (i32, String) {
-    (
-        output.status.code().unwrap(),
-        String::from_utf8(output.stderr.clone()).unwrap(),
-    )
-}
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()

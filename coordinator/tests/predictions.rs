@@ -8,7 +8,9 @@
 
 mod support;
 
-use lamppost_coordinator::api::{Position, StoredPrediction, StoredPredictions};
+use lamppost_coordinator::api::{
+    LedgerPage, LedgerView, Position, StoredPrediction, StoredPredictions,
+};
 use support::{Coordinator, DEADLINE, Node, config, eventually};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -67,6 +69,35 @@ async fn all_is_paged_back_through_without_gap_or_repeat_while_more_comes() {
         assert!(newest >= STORED - 1 && rows.is_sorted_by(|a, b| a.position > b.position));
     }
     assert!(next > STORED + 400, "more came meanwhile: {next}");
+    coordinator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ledgers_come_in_pages() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = Coordinator::start(config(dir.path())).await;
+    for node in ["gw-2", "gw-1"] {
+        let mut node = Node::connect(coordinator.mqtt(), node, 1).await;
+        node.predict(0).await;
+        node.acked_up_to(0).await;
+    }
+    let first: LedgerPage = coordinator.get("/v1/ledger?limit=1").await;
+    let next = first.next.unwrap();
+    assert_eq!(
+        (first.nodes[0].path.to_string(), &*next),
+        ("minneapolis/gw-1".to_owned(), "minneapolis/gw-1")
+    );
+    let rest: LedgerPage = coordinator
+        .get(&format!("/v1/ledger?limit=1&since=1h&after={next}"))
+        .await;
+    assert_eq!(
+        (rest.nodes[0].path.to_string(), rest.next),
+        ("minneapolis/gw-2".to_owned(), None)
+    );
+    let one: LedgerView = coordinator.get("/v1/ledger/minneapolis/gw-2").await;
+    assert_eq!(one.account.streams[0].tally.delivered, 1);
+    // Without a report nothing can be missing.
+    assert!(!one.account.reported && one.account.missing.is_empty());
     coordinator.stop().await;
 }
 

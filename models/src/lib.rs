@@ -8,6 +8,7 @@
 //! - [`topic`]: every MQTT topic, typed, formatted and parsed;
 //! - [`reading`]: what a sensor said, the input of every model;
 //! - [`message`]: what travels on the topics as JSON: predictions, batches, acknowledgements, status, reports;
+//! - [`ledger`]: what a node tells of its records by number, so that none is lost in silence;
 //! - [`release`]: which version of a model a group runs, in a signed envelope;
 //! - [`manifest`] and [`bundle`]: a model with all that is needed to run and to check it.
 //!
@@ -17,6 +18,7 @@
 pub mod bundle;
 pub mod digest;
 pub mod id;
+pub mod ledger;
 pub mod manifest;
 pub mod message;
 pub mod reading;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::id::{BootId, Epoch, GroupId, ModelName, PredictionId, StreamName};
+use crate::ledger::{Class, Waiting};
 use crate::reading::Reading;
 use crate::release::Sequence;
 use crate::time::Timestamp;
@@ -321,6 +322,12 @@ pub struct ReportedStream {
     /// Event time of the newest reading.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_reading: Option<Timestamp>,
+    /// Since when no reading has come, once that is longer than the stream may be silent; by the node's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_since: Option<Timestamp>,
+    /// Whether its predictions stay on the node: the ledger waits for none of them.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub local: bool,
     /// What happened, each from 0.
     #[serde(flatten)]
     pub counters: StreamCounters,
@@ -346,7 +353,7 @@ pub struct StreamCounters {
     pub no_model: u64,
     /// Inferences that failed.
     pub failed: u64,
-    /// Predictions published.
+    /// Predictions made, which is the `seq` of the next one.
     pub predictions: u64,
     /// Labels that met their prediction.
     pub labels: u64,
@@ -374,6 +381,59 @@ pub struct ReportedOutbox {
     pub unwritten: u64,
     /// The newest losses, at most 16, oldest first.
     pub gaps: Vec<Gap>,
+    /// What each class has, the one that matters most first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lanes: Vec<ReportedLane>,
+    /// All that the node still has, on its disk or in memory, by number; at most [`WAITING_RANGES_MAX`] ranges in all,
+    /// oldest first.
+    ///
+    /// [`WAITING_RANGES_MAX`]: crate::ledger::WAITING_RANGES_MAX
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<Waiting>,
+    /// Whether ranges of `waiting` were joined with what is between them, for there were too many.
+    #[serde(skip_serializing_if = "is_false")]
+    pub waiting_joined: bool,
+    /// Bytes that were sent to the coordinator today.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<ReportedBudget>,
+}
+
+/// A class of records in the outbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportedLane {
+    /// The class.
+    pub class: Class,
+    /// Batches that wait.
+    pub batches: u64,
+    /// Records within them.
+    pub records: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Most bytes on disk.
+    pub cap_bytes: u64,
+    /// When the oldest batch that waits was stored, or an older one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<Timestamp>,
+}
+
+/// What may be sent to the coordinator in a day.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportedBudget {
+    /// When the day began, by the node's clock.
+    pub since: Timestamp,
+    /// Bytes of records that were sent since, live ones and history.
+    pub used_bytes: u64,
+    /// From how many on history and samples wait for the next day; without it, never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_bytes: Option<u64>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// Batches that will never come.

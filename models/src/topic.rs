@@ -48,6 +48,8 @@ pub enum Topic {
     PredictionHistory(NodePath, StreamName),
     /// [`crate::message::SampleBatch`]es of a stream.
     Sample(NodePath, StreamName),
+    /// [`crate::ledger::EventBatch`]es of a node.
+    Events(NodePath),
     /// [`crate::Ack`]s of the coordinator to a node.
     Ack(NodePath),
 }
@@ -154,6 +156,7 @@ impl TopicRoot {
             NodeTopicKind::Prediction => format!("{}/nodes/+/+/pred/+", self.0),
             NodeTopicKind::PredictionHistory => format!("{}/nodes/+/+/pred-hist/+", self.0),
             NodeTopicKind::Sample => format!("{}/nodes/+/+/sample/+", self.0),
+            NodeTopicKind::Events => format!("{}/nodes/+/+/events", self.0),
         }
     }
 }
@@ -171,6 +174,8 @@ pub enum NodeTopicKind {
     PredictionHistory,
     /// [`Topic::Sample`].
     Sample,
+    /// [`Topic::Events`].
+    Events,
 }
 
 fn parse_levels(levels: &[&str]) -> Result<Option<Topic>, ParseNameError> {
@@ -187,6 +192,7 @@ fn parse_levels(levels: &[&str]) -> Result<Option<Topic>, ParseNameError> {
             match rest {
                 ["status"] => Topic::Status(at),
                 ["reported"] => Topic::Reported(at),
+                ["events"] => Topic::Events(at),
                 ["ack"] => Topic::Ack(at),
                 ["pred", stream] => Topic::Prediction(at, stream.parse()?),
                 ["pred-hist", stream] => Topic::PredictionHistory(at, stream.parse()?),
@@ -209,6 +215,7 @@ impl fmt::Display for Topic {
             Self::Prediction(at, stream) => write!(f, "nodes/{at}/pred/{stream}"),
             Self::PredictionHistory(at, stream) => write!(f, "nodes/{at}/pred-hist/{stream}"),
             Self::Sample(at, stream) => write!(f, "nodes/{at}/sample/{stream}"),
+            Self::Events(at) => write!(f, "nodes/{at}/events"),
             Self::Ack(at) => write!(f, "nodes/{at}/ack"),
         }
     }

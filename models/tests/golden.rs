@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 
 use common::{ZOO, golden, golden_json, golden_path, zoo};
 use lamppost_models::bundle::Bundle;
+use lamppost_models::ledger::EventBatch;
 use lamppost_models::manifest::{Golden, Manifest};
 use lamppost_models::message::{NodeRow, PredictionBatch, SampleBatch};
 use lamppost_models::release::{Envelope, PublicKey, Release, ReleaseKey};
@@ -25,8 +26,9 @@ use serde_json::Value;
 type Check = fn(&str);
 
 /// Every file, with the type that reads it.
-const FILES: [(&str, Check); 19] = [
+const FILES: [(&str, Check); 21] = [
     ("ack.json", holds::<Ack>),
+    ("event-batch.json", holds::<EventBatch>),
     ("golden.json", holds::<Golden>),
     ("manifest-classification.json", holds_manifest),
     ("manifest-forecast.json", holds_manifest),
@@ -40,6 +42,7 @@ const FILES: [(&str, Check); 19] = [
     ("prediction-forecast.json", holds::<Prediction>),
     ("release-envelope.json", holds::<Envelope>),
     ("release.json", holds::<Release>),
+    ("reported-ledger.json", holds::<Reported>),
     ("reported.json", holds::<Reported>),
     ("sample-batch.json", holds::<SampleBatch>),
     ("status-degraded.json", holds::<Status>),

@@ -8,6 +8,7 @@
 mod common;
 
 use common::{golden, golden_json};
+use lamppost_models::ledger::{Class, Durability, EventBatch, LedgerEventKind, LossReason};
 use lamppost_models::message::{
     Label, NodeRow, NodeState, PredictionBatch, Quality, SampleBatch, TrialState, Verdict,
 };
@@ -39,13 +40,15 @@ fn read<T: Serialize + DeserializeOwned>(json: &Json) -> Result<Json, String> {
     Ok(serde_json::from_str(&text).expect("JSON"))
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 10] = [
     kind::<Prediction>("prediction-forecast.json", "v"),
     kind::<PredictionBatch>("prediction-batch.json", "v"),
     kind::<SampleBatch>("sample-batch.json", "v"),
     kind::<Ack>("ack.json", "v"),
     kind::<Status>("status-degraded.json", "v"),
     kind::<Reported>("reported.json", "v"),
+    kind::<Reported>("reported-ledger.json", "v"),
+    kind::<EventBatch>("event-batch.json", "v"),
     kind::<Envelope>("release-envelope.json", "v"),
     kind::<Release>("release.json", "schema"),
 ];
@@ -187,6 +190,40 @@ fn golden_messages_mean_what_they_say() {
 }
 
 #[test]
+fn ledger_events_and_what_waits_mean_what_they_say() {
+    let batch: EventBatch = serde_json::from_slice(&golden("event-batch.json")).expect("events");
+    let [evicted, _, ended] = batch.records.as_slice() else {
+        panic!("{batch:?}");
+    };
+    let LedgerEventKind::Lost(lost) = &evicted.event else {
+        panic!("{evicted:?}");
+    };
+    assert_eq!(
+        (lost.class, lost.from, lost.to, lost.records, lost.reason),
+        (Class::Prediction, 17, 52, 30, LossReason::Evicted)
+    );
+    let LedgerEventKind::Ended(ended) = &ended.event else {
+        panic!("{ended:?}");
+    };
+    assert_eq!((ended.clean, ended.durability), (false, Durability::Outage));
+
+    let reported: Reported =
+        serde_json::from_slice(&golden("reported-ledger.json")).expect("a report");
+    assert_eq!(
+        reported.outbox.waiting[0].ranges,
+        [(1100, 1160), (1190, 1199)]
+    );
+    assert!(reported.outbox.waiting_joined && reported.streams[1].local);
+    assert!(Class::ALL.is_sorted() && LossReason::ALL.is_sorted());
+    for class in Class::ALL {
+        assert_eq!(json!(class), class.to_string());
+    }
+    for reason in LossReason::ALL {
+        assert_eq!(json!(reason), reason.to_string());
+    }
+}
+
+#[test]
 fn counters_that_an_older_agent_does_not_know_are_zero() {
     let mut older = golden_json("reported.json");
     let stream = older["streams"][0].as_object_mut().expect("an object");
@@ -228,6 +265,11 @@ fn words_outside_the_vocabulary_are_refused() {
         ("prediction-forecast.json", "/ts", json!("yesterday")),
         ("prediction-forecast.json", "/latency_us", json!(-1)),
         ("ack.json", "/predictions/0/from", json!(1.5)),
+        ("event-batch.json", "/records/0/reason", json!("bored")),
+        ("event-batch.json", "/records/0/class", json!("report")),
+        ("event-batch.json", "/records/2/durability", json!("mostly")),
+        ("event-batch.json", "/records/2/event", json!("begun")),
+        ("event-batch.json", "/records/0/from", json!(-1)),
     ] {
         let mut wrong = golden_json(file);
         *wrong.pointer_mut(pointer).expect(pointer) = value;
@@ -235,6 +277,7 @@ fn words_outside_the_vocabulary_are_refused() {
             "status-up.json" => read::<Status>(&wrong),
             "reported.json" => read::<Reported>(&wrong),
             "ack.json" => read::<Ack>(&wrong),
+            "event-batch.json" => read::<EventBatch>(&wrong),
             _ => read::<Prediction>(&wrong),
         };
         read.expect_err(pointer);

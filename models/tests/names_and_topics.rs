@@ -20,7 +20,7 @@ fn root() -> impl Strategy<Value = TopicRoot> {
 }
 
 fn topic() -> impl Strategy<Value = Topic> {
-    (0..7_u8, NAME, NAME, NAME).prop_map(|(kind, one, two, three)| {
+    (0..8_u8, NAME, NAME, NAME).prop_map(|(kind, one, two, three)| {
         let at = NodePath {
             site: one.parse().expect("a name"),
             node: two.parse().expect("a name"),
@@ -36,6 +36,7 @@ fn topic() -> impl Strategy<Value = Topic> {
             3 => Topic::Prediction(at, stream),
             4 => Topic::PredictionHistory(at, stream),
             5 => Topic::Sample(at, stream),
+            6 => Topic::Events(at),
             _ => Topic::Ack(at),
         }
     })
@@ -102,6 +103,7 @@ proptest! {
             (NodeTopicKind::Prediction, matches!(topic, Topic::Prediction(..))),
             (NodeTopicKind::PredictionHistory, matches!(topic, Topic::PredictionHistory(..))),
             (NodeTopicKind::Sample, matches!(topic, Topic::Sample(..))),
+            (NodeTopicKind::Events, matches!(topic, Topic::Events(_))),
         ];
         for (kind, ours) in kinds {
             prop_assert_eq!(matches(&root.nodes_filter(kind), &text), ours, "{:?} {}", kind, text);
@@ -253,6 +255,10 @@ fn the_topics_are_those_of_the_documentation() {
         (
             Topic::Sample(at.clone(), stream),
             "lamppost/v1/nodes/minneapolis/gw-1/sample/i94-volume",
+        ),
+        (
+            Topic::Events(at.clone()),
+            "lamppost/v1/nodes/minneapolis/gw-1/events",
         ),
         (Topic::Ack(at), "lamppost/v1/nodes/minneapolis/gw-1/ack"),
     ] {

@@ -177,6 +177,14 @@ impl Api {
             .with_context(|| format!("stored.records in {node}"))
     }
 
+    /// What became of every record of a node, by the ledger.
+    ///
+    /// # Errors
+    /// When the coordinator does not answer, or refuses.
+    pub async fn ledger(&self, path: &NodePath) -> anyhow::Result<Value> {
+        self.get(&format!("ledger/{path}")).await
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         let answer = self
             .answer(

@@ -200,6 +200,7 @@ connect_timeout = "2s"
 retry_min = "200ms"
 retry_max = "1s"
 ack_timeout = "5s"
+replay_spread = "0s"
 "#
         )
     }

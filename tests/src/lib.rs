@@ -2,6 +2,7 @@
 //!
 //! - [`zoo`]: the models of the zoo and real readings, compiled in, and bundles broken on purpose;
 //! - [`api`]: the coordinator's HTTP API as any client would use it;
+//! - [`batch`]: batches as nodes send them;
 //! - [`wait`]: waiting for a condition, with a deadline;
 //! - [`mqtt`]: a sensor and a subscriber as a stock MQTT client would be, in no way special to Lamppost;
 //! - [`replay`]: plays a recording into a node's broker at a chosen speed;
@@ -13,6 +14,7 @@
 //! - [`demo`]: that fleet in separate processes, with real readings and promises to keep.
 
 pub mod api;
+pub mod batch;
 pub mod demo;
 pub mod fleet;
 pub mod link;

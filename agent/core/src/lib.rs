@@ -7,11 +7,13 @@
 //! - [`window`]: readings in whatever order they come become windows in the order of their event times;
 //! - [`label`]: predictions wait for what came true, and each version's error is summed up;
 //! - [`outbox`]: what waits for the link, what is sent next, what is given up when there is no room;
+//! - [`pace`]: how fast, and how much in a day, history may go up;
 //! - [`slot`]: releases come in, bundles are fetched, checked and activated, and a good model keeps running.
 
 pub mod decode;
 pub mod label;
 pub mod outbox;
+pub mod pace;
 pub mod slot;
 pub mod span;
 pub mod window;

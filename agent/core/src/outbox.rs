@@ -4,34 +4,36 @@
 //! generation as a whole. A batch's number is its generation and its place within it, so that numbers grow and are
 //! never used twice, whatever became of a generation.
 //!
-//! - [`Book`] knows of every generation which batches are in it, which are done, and what was lost why;
+//! - [`Book`] knows of every [`Generation`] which batches are in it, which are done, and what was lost why;
+//! - [`Events`] are what the coordinator must be told of losses, themselves delivered like batches;
+//! - [`Waiters`] are what a node still has, by number;
 //! - [`Ranges`] is a set of places;
 //! - [`split`](fn@split) cuts records into batches;
-//! - [`is_too_old`] and [`generations_over_cap`] say what has to go.
+//! - [`is_over_age`] and [`generations_over_cap`] say what has to go.
+//!
+//! Each class has a **lane**, which is the generations with records of that class. Numbers are unique over all lanes.
 //!
 //! Nothing here touches a disk: the shell in the agent writes down what changed, and only then acts on it.
 
 mod book;
+mod clock;
+mod events;
+mod generation;
 mod ranges;
 mod split;
+mod waiting;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use lamppost_models::Timestamp;
+pub use lamppost_models::ledger::Class;
 
-pub use book::{Book, Finished, Generation, Meta, RANGES_KEPT_MAX, Totals};
+pub use book::{Book, Finished, Totals};
+pub use clock::{Guarded, Now, is_over_age, is_too_old};
+pub use events::{EVENTS_MAX, Events, GROUP_EVENTS_MAX};
+pub use generation::{Generation, Meta, RANGES_KEPT_MAX, Run, SUMS_MAX, Sum};
 pub use ranges::Ranges;
 pub use split::{Piece, SplitLimits, split};
-
-/// What the records of a batch are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Class {
-    /// Predictions that are replayed.
-    Prediction,
-    /// Samples for training.
-    Sample,
-}
+pub use waiting::Waiters;
 
 /// The number of the batch at `place` of a generation.
 pub const fn number(generation: u32, place: u32) -> u64 {
@@ -47,39 +49,66 @@ pub const fn place(number: u64) -> (u32, u32) {
     ((number >> 32) as u32, number as u32)
 }
 
-/// 2025-01-01: no agent ran before. A clock that says so has not been set since the power came back.
-const CLOCK_IS_SET_MS: i64 = 1_735_689_600_000;
-
-/// Whether a batch that was stored at `stored` is over the age limit.
-///
-/// What was stored by a clock that was not set has no age; it goes when the space is needed.
-pub fn is_too_old(stored: Timestamp, now: Timestamp, age_max: Duration) -> bool {
-    let age_ms_max = i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX);
-    stored.as_ms() >= CLOCK_IS_SET_MS && now.ms_since(stored) > age_ms_max
+/// A generation and the bytes that it takes on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sized {
+    /// Its number.
+    pub generation: u32,
+    /// Its lane.
+    pub class: Class,
+    /// Its bytes.
+    pub bytes: u64,
 }
 
-/// The oldest generations that must go so that the rest, and `other_bytes` beside it, takes at most `cap_bytes`.
+/// What the lanes may take on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// All of them, and what is beside them.
+    pub all_bytes: u64,
+    /// Each; a lane that is not named has the cap of all.
+    pub lane_bytes: BTreeMap<Class, u64>,
+}
+
+/// The generations that must go so that each lane is within its cap, and all with `other_bytes` beside them within theirs:
+/// the oldest of a lane, and for all the oldest of the lane that matters least.
 ///
-/// `bytes` has the size of each generation; `active` is the one that is written to, which stays.
+/// `stays` has those that are needed.
 pub fn generations_over_cap(
-    bytes: &BTreeMap<u32, u64>,
+    sizes: &[Sized],
     other_bytes: u64,
-    cap_bytes: u64,
-    active: Option<u32>,
+    caps: &Caps,
+    stays: &[u32],
 ) -> Vec<u32> {
-    let mut total = bytes
-        .values()
-        .fold(other_bytes, |sum, bytes| sum.saturating_add(*bytes));
     let mut over = Vec::new();
-    for (&generation, &size) in bytes
+    let mut total = sizes
         .iter()
-        .filter(|(generation, _)| Some(**generation) != active)
+        .fold(other_bytes, |sum, size| sum.saturating_add(size.bytes));
+    for (within_all, class) in [false, true]
+        .into_iter()
+        .flat_map(|all| Class::ALL.into_iter().rev().map(move |class| (all, class)))
     {
-        if total <= cap_bytes {
-            break;
+        let mut lane: Vec<&Sized> = sizes
+            .iter()
+            .filter(|size| size.class == class && !over.contains(&size.generation))
+            .collect();
+        lane.sort_by_key(|size| size.generation);
+        let mut lane_bytes: u64 = lane.iter().map(|size| size.bytes).sum();
+        let cap = caps.lane_bytes.get(&class).copied().unwrap_or(u64::MAX);
+        for size in lane {
+            let is_over = if within_all {
+                total > caps.all_bytes
+            } else {
+                lane_bytes > cap
+            };
+            if !is_over {
+                break;
+            }
+            if !stays.contains(&size.generation) {
+                lane_bytes = lane_bytes.saturating_sub(size.bytes);
+                total = total.saturating_sub(size.bytes);
+                over.push(size.generation);
+            }
         }
-        total = total.saturating_sub(size);
-        over.push(generation);
     }
     over
 }
@@ -87,10 +116,6 @@ pub fn generations_over_cap(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn at(ms: i64) -> Timestamp {
-        Timestamp::from_ms(ms).unwrap()
-    }
 
     #[test]
     fn numbers_grow_with_generation_and_place() {
@@ -100,26 +125,52 @@ mod tests {
         assert!(number(1, u32::MAX) < number(2, 0));
     }
 
-    #[test]
-    fn age_counts_from_a_clock_that_was_set() {
-        let (day, stored) = (Duration::from_hours(24), at(1_800_000_000_000));
-        assert!(!is_too_old(stored, stored.after(day), day));
-        assert!(is_too_old(stored, stored.after(day).offset_ms(1), day));
-        assert!(!is_too_old(stored, at(0), day), "the clock went back");
-        assert!(
-            !is_too_old(at(5_000), stored, day),
-            "stored before the clock was set"
-        );
+    fn sizes(all: &[(u32, Class)]) -> Vec<Sized> {
+        let size = |&(generation, class)| Sized {
+            generation,
+            class,
+            bytes: 10,
+        };
+        all.iter().map(size).collect()
+    }
+
+    fn caps(all_bytes: u64, lanes: &[(Class, u64)]) -> Caps {
+        Caps {
+            all_bytes,
+            lane_bytes: lanes.iter().copied().collect(),
+        }
     }
 
     #[test]
     fn the_oldest_go_first_and_the_active_stays() {
-        let bytes = BTreeMap::from([(1, 10), (2, 10), (3, 10), (4, 10)]);
-        let over = |other, cap| generations_over_cap(&bytes, other, cap, Some(4));
+        let sizes = sizes(&[1, 2, 3, 4].map(|generation| (generation, Class::Prediction)));
+        let over = |other, cap| generations_over_cap(&sizes, other, &caps(cap, &[]), &[4]);
         assert!(over(0, 40).is_empty());
         assert_eq!(over(0, 39), [1]);
         assert_eq!(over(5, 30), [1, 2]);
         assert_eq!(over(0, 0), [1, 2, 3]);
-        assert_eq!(generations_over_cap(&bytes, 0, 0, None), [1, 2, 3, 4]);
+        assert_eq!(
+            generations_over_cap(&sizes, 0, &caps(0, &[]), &[]),
+            [1, 2, 3, 4]
+        );
+    }
+
+    #[test]
+    fn the_class_that_matters_least_goes_first_and_each_lane_has_its_cap() {
+        use Class::{Prediction, Sample};
+        let sizes = sizes(&[
+            (1, Prediction),
+            (2, Sample),
+            (3, Prediction),
+            (4, Sample),
+            (5, Prediction),
+        ]);
+        let over = |caps: &Caps| generations_over_cap(&sizes, 0, caps, &[5]);
+        assert_eq!(over(&caps(40, &[])), [2]);
+        assert_eq!(over(&caps(20, &[])), [2, 4, 1]);
+        assert_eq!(over(&caps(100, &[(Sample, 10)])), [2]);
+        assert_eq!(over(&caps(100, &[(Prediction, 20)])), [1]);
+        assert_eq!(over(&caps(30, &[(Prediction, 20), (Sample, 20)])), [1, 2]);
+        assert_eq!(over(&caps(0, &[])), [2, 4, 1, 3]);
     }
 }

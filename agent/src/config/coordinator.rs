@@ -3,9 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use lamppost_agent_core::pace;
 use lamppost_models::NodePath;
+use lamppost_models::ledger::Durability;
 
-use super::raw::RawCoordinator;
+use super::raw::{RawCoordinator, RawOutbox};
+use super::units::{Bytes, Limit};
 use super::{
     Coordinator, MEMORY_RECORDS_MAX, MESSAGE_BYTES_MIN, Outcome, PASSWORD_FILE_BYTES_MAX,
     REPLAY_WINDOW_MAX, refuse, span, within,
@@ -15,7 +18,7 @@ use crate::uplink::{Login, UplinkConfig};
 pub(super) fn coordinator(
     raw: RawCoordinator,
     path: &NodePath,
-    flush: Duration,
+    outbox: &RawOutbox,
 ) -> Outcome<Coordinator> {
     let (tls, host, port) = broker_address(&raw.mqtt)?;
     if !(raw.http.starts_with("http://") || raw.http.starts_with("https://")) {
@@ -37,6 +40,64 @@ pub(super) fn coordinator(
         };
         keys.push(key);
     }
+    check_times(&raw)?;
+    within(
+        "coordinator.memory_records",
+        "predictions",
+        raw.memory_records,
+        1,
+        MEMORY_RECORDS_MAX,
+    )?;
+    within(
+        "coordinator.replay_window",
+        "batches",
+        raw.replay_window,
+        1,
+        REPLAY_WINDOW_MAX,
+    )?;
+    let flush = match outbox.durability {
+        Durability::Outage => outbox.flush,
+        Durability::Always => outbox.flush_always,
+    };
+    let memory_bytes_max = match usize::try_from(raw.memory_bytes.0) {
+        Ok(bytes) if bytes >= MESSAGE_BYTES_MIN => bytes,
+        _ => {
+            return refuse(
+                "coordinator.memory_bytes",
+                raw.memory_bytes,
+                "16KiB or more",
+            );
+        }
+    };
+    let uplink = UplinkConfig {
+        host,
+        port,
+        tls,
+        ca_file: raw.ca_file.clone(),
+        login: login(&raw, path)?,
+        keep_alive: raw.keep_alive,
+        connect_timeout: raw.connect_timeout,
+        retry_min: raw.retry_min,
+        retry_max: raw.retry_max,
+        ack_timeout: raw.ack_timeout,
+        memory_records_max: raw.memory_records,
+        memory_bytes_max,
+        replay_window: raw.replay_window,
+        replay_spread: raw.replay_spread,
+        compress: raw.compress,
+        pace: pace(&raw)?,
+        durability: outbox.durability,
+        flush,
+    };
+    Ok(Coordinator {
+        uplink,
+        http: raw.http,
+        ca_file: raw.ca_file,
+        keys,
+    })
+}
+
+fn check_times(raw: &RawCoordinator) -> Outcome<()> {
     let second = Duration::from_secs(1);
     span(
         "coordinator.keep_alive",
@@ -68,51 +129,33 @@ pub(super) fn coordinator(
         Duration::from_millis(100),
         3_600 * second,
     )?;
-    within(
-        "coordinator.memory_records",
-        "predictions",
-        raw.memory_records,
-        1,
-        MEMORY_RECORDS_MAX,
-    )?;
-    within(
-        "coordinator.replay_window",
-        "batches",
-        raw.replay_window,
-        1,
-        REPLAY_WINDOW_MAX,
-    )?;
-    let memory_bytes_max = match usize::try_from(raw.memory_bytes.0) {
-        Ok(bytes) if bytes >= MESSAGE_BYTES_MIN => bytes,
-        _ => {
-            return refuse(
-                "coordinator.memory_bytes",
-                raw.memory_bytes,
-                "16KiB or more",
-            );
-        }
+    span(
+        "coordinator.replay_spread",
+        raw.replay_spread,
+        Duration::ZERO,
+        3_600 * second,
+    )
+}
+
+fn pace(raw: &RawCoordinator) -> Outcome<pace::Limits> {
+    let at_least = |key: &str, limit: Limit, least: Bytes, why: &str| match limit.0 {
+        Some(bytes) if bytes < least => refuse(
+            format!("coordinator.{key}"),
+            bytes,
+            format!("{least} or more, or \"none\": {why}"),
+        ),
+        Some(bytes) => Ok(Some(bytes.0)),
+        None => Ok(None),
     };
-    let uplink = UplinkConfig {
-        host,
-        port,
-        tls,
-        ca_file: raw.ca_file.clone(),
-        login: login(&raw, path)?,
-        keep_alive: raw.keep_alive,
-        connect_timeout: raw.connect_timeout,
-        retry_min: raw.retry_min,
-        retry_max: raw.retry_max,
-        ack_timeout: raw.ack_timeout,
-        memory_records_max: raw.memory_records,
-        memory_bytes_max,
-        replay_window: raw.replay_window,
-        flush,
-    };
-    Ok(Coordinator {
-        uplink,
-        http: raw.http,
-        ca_file: raw.ca_file,
-        keys,
+    let (rate, day) = (Bytes(1_000), Bytes(100_000));
+    Ok(pace::Limits {
+        rate_bytes: at_least("rate", raw.rate, rate, "it is bytes a second")?,
+        day_bytes: at_least(
+            "budget_per_day",
+            raw.budget_per_day,
+            day,
+            "a batch takes several thousand",
+        )?,
     })
 }
 

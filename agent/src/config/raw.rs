@@ -7,10 +7,11 @@ use lamppost_agent_core::decode::SourceSpec;
 use lamppost_agent_core::label::LabelSpec;
 use lamppost_agent_core::span;
 use lamppost_agent_core::window::WindowSpec;
+use lamppost_models::ledger::Durability;
 use lamppost_models::{GroupId, ModelName, NodeId, SiteId, StreamName, TopicRoot};
 use serde::{Deserialize, Serialize};
 
-use super::units::Bytes;
+use super::units::{Bytes, Limit, Patience};
 use crate::queue::WhenFull;
 
 const fn seconds(seconds: u64) -> Duration {
@@ -89,6 +90,30 @@ pub(super) struct RawCoordinator {
     pub(super) memory_bytes: Bytes,
     #[serde(default = "default_replay_window")]
     pub(super) replay_window: usize,
+    #[serde(default = "default_replay_spread", with = "span")]
+    pub(super) replay_spread: Duration,
+    #[serde(default = "default_compress")]
+    pub(super) compress: bool,
+    #[serde(default = "no_limit")]
+    pub(super) rate: Limit,
+    #[serde(default = "no_limit")]
+    pub(super) budget_per_day: Limit,
+}
+
+const fn default_replay_spread() -> Duration {
+    seconds(10)
+}
+
+const fn default_compress() -> bool {
+    true
+}
+
+const fn no_limit() -> Limit {
+    Limit(None)
+}
+
+const fn no_patience() -> Patience {
+    Patience(None)
 }
 
 const fn default_keep_alive() -> Duration {
@@ -199,9 +224,16 @@ pub(super) struct RawOutbox {
     pub(super) cap: Bytes,
     #[serde(with = "span")]
     pub(super) age: Duration,
+    pub(super) prediction_cap: Option<Bytes>,
+    pub(super) sample_cap: Bytes,
+    #[serde(with = "span")]
+    pub(super) sample_age: Duration,
     pub(super) reserve: Bytes,
+    pub(super) durability: Durability,
     #[serde(with = "span")]
     pub(super) flush: Duration,
+    #[serde(with = "span")]
+    pub(super) flush_always: Duration,
 }
 
 impl Default for RawOutbox {
@@ -209,8 +241,13 @@ impl Default for RawOutbox {
         Self {
             cap: Bytes(256_000_000),
             age: seconds(7 * 86_400),
+            prediction_cap: None,
+            sample_cap: Bytes(64_000_000),
+            sample_age: seconds(7 * 86_400),
             reserve: Bytes(64_000_000),
+            durability: Durability::Outage,
             flush: seconds(1),
+            flush_always: Duration::from_millis(50),
         }
     }
 }
@@ -252,6 +289,8 @@ pub(super) struct RawStream {
     pub(super) window: WindowSpec,
     pub(super) model: ModelName,
     pub(super) label: Option<LabelSpec>,
+    #[serde(default = "no_patience")]
+    pub(super) stale_after: Patience,
     #[serde(default)]
     pub(super) publish: RawStreamPublish,
 }

@@ -1,13 +1,16 @@
 //! The `[[stream]]` and `[[model]]` tables.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use lamppost_agent_core::decode::{DecodeLimits, Decoder, SourceSpec};
 use lamppost_agent_core::label::{LabelFrom, LabelSpec};
 use lamppost_models::{FieldName, StreamName, TopicRoot};
 
 use super::raw::{RawModel, RawStream};
-use super::{ConfigError, Label, Model, Origin, Outcome, STREAMS_MAX, Stream, refuse, within};
+use super::{
+    ConfigError, Label, Model, Origin, Outcome, STREAMS_MAX, Stream, refuse, span, within,
+};
 use crate::filter;
 
 pub(super) fn streams(
@@ -109,7 +112,13 @@ fn stream(
         .label
         .map(|spec| label(&raw.name, spec, fields, limits))
         .transpose()?;
+    let stale_after = raw.stale_after.0;
+    if let Some(patience) = stale_after {
+        let (least, most) = (Duration::from_secs(1), Duration::from_hours(366 * 24));
+        span(&key("stale_after"), patience, least, most)?;
+    }
     Ok(Stream {
+        stale_after,
         filter: raw.source.topic,
         decoder,
         window: raw.window,

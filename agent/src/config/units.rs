@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Visitor};
 use serde::ser::{Serialize, Serializer};
@@ -97,6 +98,76 @@ impl<'de> Deserialize<'de> for Bytes {
     }
 }
 
+/// A number of bytes, or `"none"` for no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limit(pub(super) Option<Bytes>);
+
+impl Serialize for Limit {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(bytes) => bytes.serialize(serializer),
+            None => serializer.serialize_str("none"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Limit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl Visitor<'_> for Either {
+            type Value = Limit;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"none\", or a size such as \"256MB\"")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Limit, E> {
+                if text == "none" {
+                    return Ok(Limit(None));
+                }
+                text.parse()
+                    .map(|bytes| Limit(Some(bytes)))
+                    .map_err(E::custom)
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, bytes: u64) -> Result<Limit, E> {
+                Ok(Limit(Some(Bytes(bytes))))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, bytes: i64) -> Result<Limit, E> {
+                u64::try_from(bytes)
+                    .map(|bytes| Limit(Some(Bytes(bytes))))
+                    .map_err(|_| E::custom(format_args!("size {bytes} is negative")))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// A time, or `"none"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Patience(pub(super) Option<Duration>);
+
+impl Serialize for Patience {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(time) => serializer.collect_str(&humantime::format_duration(time)),
+            None => serializer.serialize_str("none"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Patience {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "none" {
+            return Ok(Self(None));
+        }
+        let time = humantime::parse_duration(&text).map_err(serde::de::Error::custom)?;
+        Ok(Self(Some(time)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -125,6 +196,34 @@ mod tests {
             "1 M B",
         ] {
             assert!(text.parse::<Bytes>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_limit_may_be_none() {
+        #[derive(serde::Serialize, serde::Deserialize)]
+        struct Table {
+            limit: Limit,
+            patience: Patience,
+        }
+        for (text, bytes, time) in [
+            ("limit = \"none\"\npatience = \"none\"\n", None, None),
+            (
+                "limit = \"20MB\"\npatience = \"5m\"\n",
+                Some(Bytes(20_000_000)),
+                Some(Duration::from_mins(5)),
+            ),
+        ] {
+            let table: Table = toml::from_str(text).unwrap();
+            assert_eq!(
+                (table.limit, table.patience),
+                (Limit(bytes), Patience(time))
+            );
+            assert_eq!(toml::to_string(&table).unwrap(), text);
+        }
+        for wrong in ["limit = \"no\"", "limit = -1", "limit = true"] {
+            let text = format!("{wrong}\npatience = \"none\"");
+            assert!(toml::from_str::<Table>(&text).is_err(), "{wrong}");
         }
     }
 

@@ -1,16 +1,22 @@
 //! The bytes of a stored batch.
 //!
-//! Version 1, little endian: `01`, class (1), when it was stored in milliseconds (8), records (4), length of the JSON
-//! (4), length of the stream's name (1), the name, and a zstd frame with the JSON array of the records.
+//! Version 2, little endian: `02`, class (1), when it was stored in milliseconds (8), records (4), length of the JSON
+//! (4), the run of the agent that made the records (8), the first and the last `seq` of them (8 and 8), length of the
+//! stream's name (1), the name, and a zstd frame with the JSON array of the records. Version 1 is the same without the
+//! run and the two numbers: of records that have none, and of all that older agents wrote.
 
-use lamppost_agent_core::outbox::{Class, Meta, SplitLimits};
+use lamppost_agent_core::outbox::{Class, Meta, Run, SplitLimits};
 use lamppost_models::message::MESSAGE_BYTES_MAX;
-use lamppost_models::{Epoch, StreamName, Timestamp};
+use lamppost_models::{BootId, Epoch, StreamName, Timestamp};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
+/// Version of the form without numbers.
+const VERSION_BARE: u8 = 1;
 /// Version of the form.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Bytes before the stream's name.
-const HEAD_BYTES: usize = 19;
+const HEAD_BYTES: usize = 43;
 /// Fast, and within a twentieth of the best ratio on records that look alike.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -27,10 +33,12 @@ pub(super) const LIMITS: SplitLimits = SplitLimits {
 pub struct StoredBatch {
     /// Its number.
     pub number: u64,
+    /// The lane that it waits in.
+    pub lane: Class,
     /// What its records are.
     pub class: Class,
-    /// The stream of all its records.
-    pub stream: StreamName,
+    /// The stream of all its records; events have none.
+    pub stream: Option<StreamName>,
     /// How many records.
     pub records: u32,
     /// When it was stored.
@@ -40,14 +48,65 @@ pub struct StoredBatch {
 }
 
 impl StoredBatch {
-    /// The JSON text of the [`Batch`](lamppost_models::message::Batch) that goes over the wire.
+    /// The JSON text of the [`Batch`](lamppost_models::message::Batch), or of the
+    /// [`EventBatch`](lamppost_models::ledger::EventBatch), that goes over the wire.
     pub fn message(&self, epoch: Epoch) -> Vec<u8> {
+        let stream = match &self.stream {
+            Some(stream) => format!(r#""stream":"{stream}","#),
+            None => String::new(),
+        };
         let head = format!(
-            r#"{{"v":1,"epoch":"{epoch}","number":{},"stream":"{}","records":"#,
-            self.number, self.stream
+            r#"{{"v":1,"epoch":"{epoch}","number":{},{stream}"records":"#,
+            self.number
         );
         [head.as_bytes(), &self.json, b"}"].concat()
     }
+}
+
+/// What the ledger knows a record by, beside its class and stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Numbered {
+    pub(super) boot: BootId,
+    pub(super) seq: u64,
+}
+
+#[derive(Deserialize)]
+struct Key {
+    boot: Option<BootId>,
+    seq: Option<u64>,
+}
+
+impl Key {
+    fn numbered(self) -> Option<Numbered> {
+        let (boot, seq) = (self.boot?, self.seq?);
+        Some(Numbered { boot, seq })
+    }
+}
+
+/// What a record is known by, if it says so.
+///
+/// # Errors
+/// What is wrong with its JSON.
+pub(super) fn read_key(record: &[u8]) -> Result<Option<Numbered>, serde_json::Error> {
+    match serde_json::from_slice::<Key>(record) {
+        Ok(key) => Ok(key.numbered()),
+        Err(_) => serde_json::from_slice::<IgnoredAny>(record).map(|_| None),
+    }
+}
+
+/// The run of records that are of one boot.
+pub(super) fn run_of(stream: &StreamName, keys: &[Option<Numbered>]) -> Option<Run> {
+    let boot = (*keys.first()?)?.boot;
+    let mut seqs = Vec::with_capacity(keys.len());
+    for key in keys {
+        seqs.push(key.filter(|key| key.boot == boot)?.seq);
+    }
+    Some(Run {
+        stream: stream.clone(),
+        boot,
+        from: seqs.iter().min().copied()?,
+        to: seqs.iter().max().copied()?,
+    })
 }
 
 /// The JSON array of some records.
@@ -87,27 +146,30 @@ impl AsRef<[u8]> for Packed {
 }
 
 /// Puts a batch together.
-pub(super) fn encode(
-    class: Class,
-    stream: &StreamName,
-    records: u32,
-    stored: Timestamp,
-    packed: &Packed,
-) -> Vec<u8> {
+pub(super) fn encode(class: Class, stream: &StreamName, meta: &Meta, packed: &Packed) -> Vec<u8> {
     let name = stream.as_str().as_bytes();
     let mut value = Vec::with_capacity(HEAD_BYTES + name.len() + packed.as_ref().len());
-    value.push(VERSION);
+    value.push(match meta.run {
+        Some(_) => VERSION,
+        None => VERSION_BARE,
+    });
     value.push(match class {
+        Class::Event => 0,
         Class::Prediction => 1,
         Class::Sample => 2,
     });
-    value.extend_from_slice(&stored.as_ms().to_le_bytes());
-    value.extend_from_slice(&records.to_le_bytes());
+    value.extend_from_slice(&meta.stored.as_ms().to_le_bytes());
+    value.extend_from_slice(&meta.records.to_le_bytes());
     value.extend_from_slice(
         &u32::try_from(packed.json_bytes)
             .unwrap_or(u32::MAX)
             .to_le_bytes(),
     );
+    if let Some(run) = &meta.run {
+        value.extend_from_slice(&run.boot.as_u64().to_le_bytes());
+        value.extend_from_slice(&run.from.to_le_bytes());
+        value.extend_from_slice(&run.to.to_le_bytes());
+    }
     // A name has at most 64 bytes.
     value.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
     value.extend_from_slice(name);
@@ -115,36 +177,61 @@ pub(super) fn encode(
     value
 }
 
-/// What is known of a batch without unpacking it; `None` when it is no batch of this version.
+/// What is known of a batch; it is unpacked only if its head does not say which records it has. `None` when it is no
+/// batch of a version that is known.
 pub(super) fn meta(value: &[u8]) -> Option<Meta> {
-    head(value).map(|head| head.meta)
+    let head = head(value)?;
+    let run = match &head.run {
+        Some(run) => Some(run.clone()),
+        None => run_within(&head),
+    };
+    Some(Meta {
+        records: head.records,
+        stored: head.stored,
+        steady_s: None,
+        run,
+    })
 }
 
-/// Takes a batch apart; `None` when it is no batch of this version.
-pub(super) fn decode(number: u64, value: &[u8]) -> Option<StoredBatch> {
+/// The run of a batch of version 1, by its records.
+fn run_within(head: &Head<'_>) -> Option<Run> {
+    let json = unpack(head)?;
+    let keys: Vec<Key> = serde_json::from_slice(&json).ok()?;
+    let keys: Vec<_> = keys.into_iter().map(Key::numbered).collect();
+    run_of(&head.stream, &keys)
+}
+
+/// Takes a batch apart; `None` when it is no batch of a version that is known.
+pub(super) fn decode(number: u64, lane: Class, value: &[u8]) -> Option<StoredBatch> {
     let head = head(value)?;
+    let json = unpack(&head)?;
+    Some(StoredBatch {
+        number,
+        lane,
+        class: head.class,
+        stream: Some(head.stream),
+        records: head.records,
+        stored: head.stored,
+        json,
+    })
+}
+
+fn unpack(head: &Head<'_>) -> Option<Vec<u8>> {
     // What was written is below the limit: a larger length is not ours, and asks for no memory.
     let json_bytes = usize::try_from(head.json_bytes)
         .ok()
         .filter(|bytes| *bytes <= MESSAGE_BYTES_MAX)?;
-    let json = zstd::bulk::decompress(head.frame, json_bytes)
+    zstd::bulk::decompress(head.frame, json_bytes)
         .ok()
-        .filter(|json| json.len() == json_bytes)?;
-    let Meta { records, stored } = head.meta;
-    Some(StoredBatch {
-        number,
-        class: head.class,
-        stream: head.stream,
-        records,
-        stored,
-        json,
-    })
+        .filter(|json| json.len() == json_bytes)
 }
 
 struct Head<'a> {
     class: Class,
     stream: StreamName,
-    meta: Meta,
+    records: u32,
+    stored: Timestamp,
+    run: Option<Run>,
     json_bytes: u32,
     frame: &'a [u8],
 }
@@ -154,20 +241,36 @@ fn head(value: &[u8]) -> Option<Head<'_>> {
     let (stored, rest) = rest.split_first_chunk()?;
     let (records, rest) = rest.split_first_chunk()?;
     let (json_bytes, rest) = rest.split_first_chunk()?;
-    let (name_bytes, rest) = rest.split_first()?;
-    let (name, frame) = rest.split_at_checked(usize::from(*name_bytes))?;
-    let class = match (*version, *class) {
-        (VERSION, 1) => Class::Prediction,
-        (VERSION, 2) => Class::Sample,
+    let (numbers, rest) = match *version {
+        VERSION_BARE => (None, rest),
+        VERSION => {
+            let (boot, rest) = rest.split_first_chunk()?;
+            let (from, rest) = rest.split_first_chunk()?;
+            let (to, rest) = rest.split_first_chunk()?;
+            let [boot, from, to] = [boot, from, to].map(|bytes| u64::from_le_bytes(*bytes));
+            (Some((BootId::from_u64(boot), from, to)), rest)
+        }
         _ => return None,
     };
+    let (name_bytes, rest) = rest.split_first()?;
+    let (name, frame) = rest.split_at_checked(usize::from(*name_bytes))?;
+    let stream = StreamName::new(std::str::from_utf8(name).ok()?).ok()?;
+    let run = numbers.filter(|(_, from, to)| from <= to);
     Some(Head {
-        class,
-        stream: StreamName::new(std::str::from_utf8(name).ok()?).ok()?,
-        meta: Meta {
-            records: u32::from_le_bytes(*records),
-            stored: Timestamp::from_ms(i64::from_le_bytes(*stored)).ok()?,
+        class: match *class {
+            1 => Class::Prediction,
+            2 => Class::Sample,
+            _ => return None,
         },
+        records: u32::from_le_bytes(*records),
+        stored: Timestamp::from_ms(i64::from_le_bytes(*stored)).ok()?,
+        run: run.map(|(boot, from, to)| Run {
+            stream: stream.clone(),
+            boot,
+            from,
+            to,
+        }),
+        stream,
         json_bytes: u32::from_le_bytes(*json_bytes),
         frame,
     })
@@ -188,18 +291,34 @@ mod tests {
         Timestamp::from_ms(1_800_000_000_123).unwrap()
     }
 
+    fn bare(records: u32, stored: Timestamp) -> Meta {
+        Meta {
+            records,
+            stored,
+            steady_s: None,
+            run: None,
+        }
+    }
+
+    fn numbered(records: u32) -> Meta {
+        let (boot, from, to) = (BootId::from_u64(0x0102), 3, 260);
+        Meta {
+            run: Some(Run {
+                stream: stream(),
+                boot,
+                from,
+                to,
+            }),
+            ..bare(records, stored())
+        }
+    }
+
     #[test]
     fn a_batch_becomes_the_message_that_readers_parse() {
         let json = array(&[br#"{"a":1}"#, b"2", br#""three""#]);
-        let value = encode(Class::Sample, &stream(), 3, stored(), &pack(&json));
-        assert_eq!(
-            meta(&value),
-            Some(Meta {
-                records: 3,
-                stored: stored()
-            })
-        );
-        let batch = decode(77, &value).unwrap();
+        let value = encode(Class::Sample, &stream(), &numbered(3), &pack(&json));
+        assert_eq!(meta(&value), Some(numbered(3)));
+        let batch = decode(77, Class::Sample, &value).unwrap();
         assert_eq!(
             (batch.class, batch.records, batch.stored),
             (Class::Sample, 3, stored())
@@ -229,29 +348,78 @@ mod tests {
             json_bytes: 2,
             frame: Some(b"frame".to_vec()),
         };
-        let value = encode(
-            Class::Prediction,
-            &StreamName::new("s").unwrap(),
-            7,
+        let (name, stored) = (
+            StreamName::new("s").unwrap(),
             Timestamp::from_ms(258).unwrap(),
-            &frame,
         );
+        let value = encode(Class::Prediction, &name, &bare(7, stored), &frame);
         assert_eq!(
             value,
             b"\x01\x01\x02\x01\0\0\0\0\0\0\x07\0\0\0\x02\0\0\0\x01sframe"
         );
+        let value = encode(Class::Prediction, &stream(), &numbered(7), &frame);
+        let numbers = b"\x02\x01\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x04\x01\0\0\0\0\0\0";
+        assert_eq!(value[18..42], numbers[..]);
+        assert_eq!((value[0], &value[42..53]), (2, &b"\x0ai94-volume"[..]));
+    }
+
+    #[test]
+    fn a_batch_without_numbers_is_known_by_its_records() {
+        let record =
+            |seq: u64, boot: u64| format!(r#"{{"seq":{seq},"boot":"{boot:016x}","x":[1]}}"#);
+        let of = |records: &[String]| {
+            let records: Vec<&[u8]> = records.iter().map(String::as_bytes).collect();
+            let value = encode(
+                Class::Prediction,
+                &stream(),
+                &bare(2, stored()),
+                &pack(&array(&records)),
+            );
+            assert_eq!(value[0], VERSION_BARE);
+            meta(&value).unwrap().run
+        };
+        let run = of(&[record(9, 5), record(4, 5)]).unwrap();
+        assert_eq!((run.boot, run.from, run.to), (BootId::from_u64(5), 4, 9));
+        assert_eq!(of(&[record(9, 5), record(4, 6)]), None, "of two boots");
+        assert_eq!(of(&[record(9, 5), r#"{"n":1}"#.to_owned()]), None);
+    }
+
+    #[test]
+    fn a_key_is_read_from_whole_json_only() {
+        let numbered = |text: &str| read_key(text.as_bytes()).ok();
+        let key = Numbered {
+            boot: BootId::from_u64(1),
+            seq: 4,
+        };
+        assert_eq!(
+            numbered(r#"{"a":{"seq":9},"seq":4,"boot":"0000000000000001"}"#),
+            Some(Some(key))
+        );
+        for text in [
+            "7",
+            "[]",
+            r#"{"seq":-1}"#,
+            r#"{"boot":7,"seq":1}"#,
+            r#"{"seq":1}"#,
+        ] {
+            assert_eq!(numbered(text), Some(None), "{text}");
+        }
+        for text in ["", "{", r#"{"seq":1"#, r#"{"seq":1} x"#] {
+            assert_eq!(numbered(text), None, "{text}");
+        }
     }
 
     proptest! {
         #[test]
         fn damaged_bytes_are_no_batch_and_no_panic(cut in 0_usize..200, at in 0_usize..200, byte in any::<u8>()) {
             let json = array(&[br#"{"value":12.5,"stream":"i94-volume"}"#.as_slice(); 9]);
-            let whole = encode(Class::Prediction, &stream(), 9, stored(), &pack(&json));
+            let whole = encode(Class::Prediction, &stream(), &numbered(9), &pack(&json));
             let mut value = whole.clone();
             value.truncate(value.len() - cut % value.len());
             let at = at % value.len();
             value[at] ^= byte;
-            if let Some(batch) = decode(1, &value) {
+            assert!(meta(&value).is_none_or(|meta| meta.run.is_none_or(|run| run.from <= run.to)));
+            if let Some(batch) = decode(1, Class::Prediction, &value) {
                 prop_assert!(batch.json.len() <= MESSAGE_BYTES_MAX);
             }
         }

@@ -1,12 +1,15 @@
 //! One generation: what stands in its store under which key.
 //!
-//! `b` and the place (4, big endian): a batch. `g` and a generation (4, big endian): what is known of it, as JSON. `s`:
-//! what the outbox lost in all, as JSON. The newest generation that can be read has the say on all of them.
+//! `b` and the place (4, big endian): a batch. `g` and a generation (4, big endian): what is known of it, as JSON; `r`, the
+//! generation and a part (1): which records were written to it, as JSON, once nothing more is. `e` and a number (8, big
+//! endian): a group of events of the ledger, as JSON. `s`: what the outbox lost in all, as JSON. The newest generation
+//! that can be read has the say on all but its batches.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lamppost_agent_core::outbox::{Book, Generation, Meta, Totals};
+use lamppost_agent_core::outbox::{Book, Events, Generation, Meta, Sum, Totals};
+use lamppost_models::ledger::LedgerEvent;
 use lamppost_store::{Options, Recovery, Store, StoreError, Write};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,6 +19,10 @@ use super::{OutboxError, batch};
 const TOTALS_KEY: &[u8] = b"s";
 const BATCH: u8 = b'b';
 const GENERATION: u8 = b'g';
+const SUMS: u8 = b'r';
+const EVENTS: u8 = b'e';
+/// Sums in one record: 180 bytes each with the longest names, so that it stays below 7 KiB.
+const SUMS_PART: usize = 32;
 
 pub(super) fn batch_key(place: u32) -> Vec<u8> {
     key(BATCH, place)
@@ -71,7 +78,27 @@ pub(super) fn read_book(store: &Store, generation: u32) -> Result<Option<Book>, 
         };
         generations.insert(number, parse::<Generation>(generation, &value)?);
     }
-    Ok(Some(Book::restore(totals, generations)))
+    for item in store.scan_prefix(&[SUMS]) {
+        let Ok((key, value)) = item else {
+            return Ok(None);
+        };
+        let of = key.get(..5).and_then(key_number);
+        if let Some(entry) = of.and_then(|of| generations.get_mut(&of)) {
+            entry.sums.extend(parse::<Vec<Sum>>(generation, &value)?);
+        }
+    }
+    let mut groups = BTreeMap::new();
+    for item in store.scan_prefix(&[EVENTS]) {
+        let Ok((key, value)) = item else {
+            return Ok(None);
+        };
+        let number = key.get(1..).and_then(|number| number.try_into().ok());
+        if let Some(number) = number.map(u64::from_be_bytes) {
+            groups.insert(number, parse::<Vec<LedgerEvent>>(generation, &value)?);
+        }
+    }
+    let events = Events::restore(groups);
+    Ok(Some(Book::restore(totals, generations, events)))
 }
 
 /// The checksum was right: what does not parse was written by another version, and is not ours to throw away.
@@ -119,32 +146,82 @@ pub(super) fn read_rest(
     index
 }
 
-/// Writes what changed between two states of the book.
-pub(super) fn changes(
-    book: &Book,
-    written: &BTreeMap<u32, Generation>,
-) -> Result<Vec<Write>, OutboxError> {
-    let mut writes = vec![Write::put(TOTALS_KEY, json(book.totals())?)];
-    for (generation, entry) in book.generations() {
-        let kept = entry.kept();
-        if written.get(&generation) != Some(&kept) {
-            writes.push(Write::put(key(GENERATION, generation), json(&kept)?));
-        }
-    }
-    for generation in written
-        .keys()
-        .filter(|generation| book.generation(**generation).is_none())
-    {
-        writes.push(Write::delete(key(GENERATION, *generation)));
-    }
-    Ok(writes)
+/// What a generation has of the book, beside the totals.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    generations: BTreeMap<u32, Generation>,
+    events: BTreeMap<u64, Vec<LedgerEvent>>,
 }
 
-/// What is written down of each generation.
-pub(super) fn written(book: &Book) -> BTreeMap<u32, Generation> {
-    book.generations()
-        .map(|(generation, entry)| (generation, entry.kept()))
-        .collect()
+impl Written {
+    /// All of a book.
+    pub(super) fn of(book: &Book) -> Self {
+        let generations = book.generations();
+        Self {
+            generations: generations
+                .map(|(generation, entry)| (generation, entry.kept()))
+                .collect(),
+            events: book.events().kept(),
+        }
+    }
+
+    /// Whether it speaks of no generation but those of a book.
+    pub(super) fn is_within(&self, book: &Book) -> bool {
+        self.generations
+            .keys()
+            .all(|generation| book.generation(*generation).is_some())
+    }
+
+    /// Whether it has the events of a book.
+    pub(super) fn has_events_of(&self, book: &Book) -> bool {
+        !book.events().has_loose() && self.events == book.events().kept()
+    }
+
+    /// The writes that make it say what a book says.
+    pub(super) fn changes(&self, book: &Book) -> Result<Vec<Write>, OutboxError> {
+        let mut writes = vec![Write::put(TOTALS_KEY, json(book.totals())?)];
+        for (generation, entry) in book.generations() {
+            let (kept, old) = (entry.kept(), self.generations.get(&generation));
+            if old != Some(&kept) {
+                writes.push(Write::put(key(GENERATION, generation), json(&kept)?));
+            }
+            // Of one that is written to, they are in it; they change no more once it is sealed.
+            let is_known = old.is_some_and(|old| !old.open && old.sums == kept.sums);
+            if !kept.open && !is_known {
+                for (part, sums) in (0..).zip(kept.sums.chunks(SUMS_PART)) {
+                    writes.push(Write::put(sums_key(generation, part), json(&sums)?));
+                }
+            }
+        }
+        let gone = self.generations.iter();
+        for (generation, old) in gone.filter(|(number, _)| book.generation(**number).is_none()) {
+            writes.push(Write::delete(key(GENERATION, *generation)));
+            let parts = (0..).take(old.sums.len().div_ceil(SUMS_PART));
+            writes.extend(parts.map(|part| Write::delete(sums_key(*generation, part))));
+        }
+        let events = book.events().kept();
+        for (number, group) in &events {
+            if self.events.get(number) != Some(group) {
+                writes.push(Write::put(events_key(*number), json(group)?));
+            }
+        }
+        let gone = self
+            .events
+            .keys()
+            .filter(|number| !events.contains_key(number));
+        writes.extend(gone.map(|number| Write::delete(events_key(*number))));
+        Ok(writes)
+    }
+}
+
+fn sums_key(generation: u32, part: u8) -> Vec<u8> {
+    let mut key = key(SUMS, generation);
+    key.push(part);
+    key
+}
+
+fn events_key(number: u64) -> Vec<u8> {
+    [&[EVENTS], number.to_be_bytes().as_slice()].concat()
 }
 
 fn json(value: &impl Serialize) -> Result<Vec<u8>, OutboxError> {

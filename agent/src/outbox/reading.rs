@@ -1,6 +1,6 @@
 //! Reading batches back, and taking stock of a generation when it is opened for that.
 
-use lamppost_agent_core::outbox as rules;
+use lamppost_agent_core::outbox::{self as rules, Class};
 use lamppost_models::message::GapReason;
 use lamppost_store::{Store, StoreError};
 
@@ -12,9 +12,7 @@ impl Outbox {
     pub(super) fn read(&mut self, number: u64) -> Result<Option<StoredBatch>, OutboxError> {
         let (generation, place) = rules::place(number);
         for last_try in [false, true] {
-            if !self.open_reader(generation)?
-                || self.book.next_waiting(number.checked_sub(1)) != Some(number)
-            {
+            if !self.open_reader(generation)? || !self.book.waits(number) {
                 return Ok(None);
             }
             let Some(store) = self.store_of(generation) else {
@@ -22,7 +20,9 @@ impl Outbox {
             };
             match store.get(&generation::batch_key(place)) {
                 Ok(Some(value)) => {
-                    if let Some(batch) = batch::decode(number, &value) {
+                    let lane = self.book.generation(generation).map(|entry| entry.class);
+                    let lane = lane.unwrap_or(Class::Prediction);
+                    if let Some(batch) = batch::decode(number, lane, &value) {
                         return Ok(Some(batch));
                     }
                     break;
@@ -32,11 +32,7 @@ impl Outbox {
                 Err(error) => {
                     tracing::warn!(generation, place, %error, last_try, "cannot read a batch of the outbox");
                     self.reader = None;
-                    if self
-                        .active
-                        .as_ref()
-                        .is_some_and(|active| active.generation == generation)
-                    {
+                    if self.is_active(generation) {
                         self.abandon();
                     }
                 }
@@ -53,9 +49,9 @@ impl Outbox {
     }
 
     fn store_of(&self, generation: u32) -> Option<&Store> {
-        [&self.active, &self.reader]
-            .into_iter()
-            .flatten()
+        self.actives
+            .values()
+            .chain(&self.reader)
             .find(|open| open.generation == generation)
             .map(|open| &open.store)
     }

@@ -4,6 +4,8 @@
 //! gen-00000007/    a generation
 //! del-00000006/    a generation that is done and being deleted; an empty one says that it is gone on purpose
 //! quarantine/      damaged generations, a bounded number
+//! budget           what was sent today, and a little more
+//! run              the run of the agent that has it, and how it ended
 //! outbox           the epoch and the newest generation that was made, replaced as a whole
 //! ```
 
@@ -12,6 +14,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use lamppost_agent_core::pace::Spent;
 use lamppost_models::Epoch;
 use lamppost_store::used_bytes;
 
@@ -19,6 +22,10 @@ use super::OutboxError;
 
 const NOTE: &str = "outbox";
 const NOTE_NEW: &str = "outbox.new";
+const RUN: &str = "run";
+const RUN_NEW: &str = "run.new";
+const BUDGET: &str = "budget";
+const BUDGET_NEW: &str = "budget.new";
 const QUARANTINE: &str = "quarantine";
 
 /// The directory, held against other processes.
@@ -132,18 +139,59 @@ impl Shelf {
             "lamppost-outbox 1 epoch {} newest {}\n",
             note.epoch, note.newest
         );
-        let write = || {
-            let mut file = File::create(self.dir.join(NOTE_NEW))?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(self.dir.join(NOTE_NEW), self.dir.join(NOTE))?;
-            self.sync()
-        };
-        write().map_err(|source| OutboxError::Io {
-            dir: self.dir.clone(),
-            action: "write its note",
-            source,
+        self.replace(NOTE_NEW, NOTE, &text)
+            .map_err(|source| OutboxError::Io {
+                dir: self.dir.clone(),
+                action: "write its note",
+                source,
+            })
+    }
+
+    /// Reads the runs; nothing when there are none, or they cannot be read.
+    pub(super) fn read_runs(&self) -> String {
+        fs::read_to_string(self.dir.join(RUN)).unwrap_or_default()
+    }
+
+    /// Replaces the runs.
+    pub(super) fn write_runs(&self, text: &str) -> Result<(), OutboxError> {
+        self.replace(RUN_NEW, RUN, text)
+            .map_err(|source| OutboxError::Io {
+                dir: self.dir.clone(),
+                action: "write which run of the agent has it",
+                source,
+            })
+    }
+
+    /// Reads what was sent today; a damaged note is none.
+    pub(super) fn read_spent(&self) -> Option<Spent> {
+        let text = fs::read_to_string(self.dir.join(BUDGET)).ok()?;
+        let text = text
+            .strip_prefix("lamppost-budget 1 ")?
+            .strip_suffix('\n')?;
+        let (since, bytes) = text.split_once(' ')?;
+        Some(Spent {
+            since: since.parse().ok()?,
+            bytes: bytes.parse().ok()?,
         })
+    }
+
+    /// Replaces what was sent today.
+    pub(super) fn write_spent(&self, spent: Spent) -> Result<(), OutboxError> {
+        let text = format!("lamppost-budget 1 {} {}\n", spent.since, spent.bytes);
+        self.replace(BUDGET_NEW, BUDGET, &text)
+            .map_err(|source| OutboxError::Io {
+                dir: self.dir.clone(),
+                action: "write what was sent today",
+                source,
+            })
+    }
+
+    fn replace(&self, new: &str, name: &str, text: &str) -> io::Result<()> {
+        let mut file = File::create(self.dir.join(new))?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(self.dir.join(new), self.dir.join(name))?;
+        self.sync()
     }
 
     /// Deletes what is in a generation, and leaves its empty grave. What cannot be deleted now is tried again later.

@@ -31,12 +31,17 @@ impl Backoff {
     pub(super) fn next(&mut self) -> Duration {
         let full = self.next;
         self.next = (full * 2).min(self.max);
+        let half = full / 2;
+        half + half.mul_f64(self.fraction())
+    }
+
+    /// A number from 0 to 1 that differs between nodes.
+    pub(super) fn fraction(&mut self) -> f64 {
         // Marsaglia, "Xorshift RNGs", 2003: good enough to spread reconnects.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        let half = full / 2;
-        half + half.mul_f64((self.random >> 11) as f64 / (1_u64 << 53) as f64)
+        (self.random >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     /// Notes how long the last connection held.

@@ -17,10 +17,23 @@ pub(super) struct Record {
     pub(super) number: u64,
     /// Which of the node's streams it is of, by its place in the configuration.
     pub(super) stream: usize,
+    /// Its number within its stream.
+    pub(super) seq: u64,
+    /// The batch of the outbox that has it, if it was stored first.
+    pub(super) batch: Option<u64>,
     /// Event time of the newest reading in its window.
     pub(super) ts: Timestamp,
     /// Its JSON.
     pub(super) json: Bytes,
+}
+
+/// What an acknowledgement finished.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Acknowledged {
+    /// Predictions.
+    pub(super) predictions: usize,
+    /// The batch of each that was stored first.
+    pub(super) batches: Vec<u64>,
 }
 
 /// What memory may hold.
@@ -97,15 +110,15 @@ impl Pending {
         }
     }
 
-    /// Forgets what the coordinator has stored; returns how many that were.
-    pub(super) fn acknowledge(&mut self, range: PredictionRange) -> usize {
+    /// Forgets what the coordinator has stored.
+    pub(super) fn acknowledge(&mut self, range: PredictionRange) -> Acknowledged {
+        let mut forgotten = Acknowledged::default();
         if range.boot != self.boot {
-            return 0;
+            return forgotten;
         }
         let start = self
             .entries
             .partition_point(|entry| entry.number < range.from);
-        let mut forgotten = 0;
         for entry in self.entries.range_mut(start..) {
             if entry.number > range.to {
                 break;
@@ -113,7 +126,8 @@ impl Pending {
             if let Some(record) = entry.record.take() {
                 self.bytes -= record.json.len();
                 self.open -= 1;
-                forgotten += 1;
+                forgotten.predictions += 1;
+                forgotten.batches.extend(record.batch);
             }
         }
         self.trim();
@@ -181,6 +195,13 @@ impl Pending {
         sent.into_iter().chain(waiting).min()
     }
 
+    /// Those that are not acknowledged, oldest first.
+    pub(super) fn open(&self) -> impl Iterator<Item = &Record> {
+        self.entries
+            .iter()
+            .filter_map(|entry| entry.record.as_ref())
+    }
+
     /// How many are not acknowledged.
     pub(super) fn len(&self) -> usize {
         self.open
@@ -242,6 +263,8 @@ mod tests {
         Record {
             number,
             stream: 0,
+            seq: number,
+            batch: None,
             ts: Timestamp::EPOCH,
             json: Bytes::from_static(b"0123456789"),
         }
@@ -263,9 +286,9 @@ mod tests {
     fn what_is_acknowledged_is_forgotten_and_nothing_else() {
         let (mut pending, now) = (pending(100), Instant::now());
         (0..6).for_each(|number| pending.push(record(number), now));
-        assert_eq!(pending.acknowledge(range(1, 2)), 2);
+        assert_eq!(pending.acknowledge(range(1, 2)).predictions, 2);
         assert_eq!(
-            pending.acknowledge(range(1, 2)),
+            pending.acknowledge(range(1, 2)).predictions,
             0,
             "an acknowledgement that comes twice"
         );
@@ -275,9 +298,9 @@ mod tests {
                 from: 0,
                 to: 9
             }),
-            0
+            Acknowledged::default()
         );
-        assert_eq!(pending.acknowledge(range(5, 1_000)), 1);
+        assert_eq!(pending.acknowledge(range(5, 1_000)).predictions, 1);
         assert_eq!(numbers(&pending.take_all()), [0, 3, 4]);
         assert_eq!(pending.len(), 0);
     }
@@ -305,7 +328,7 @@ mod tests {
         assert_eq!(pending.next_unsent().map(|record| record.number), Some(4));
         pending.mark_sent(now);
         assert_eq!(pending.next_unsent(), None);
-        assert_eq!(pending.acknowledge(range(0, 4)), 3);
+        assert_eq!(pending.acknowledge(range(0, 4)).predictions, 3);
     }
 
     proptest! {
@@ -325,7 +348,7 @@ mod tests {
                     3 => {
                         let before: Vec<_> = numbers(&pending.entries.iter().filter_map(|e| e.record.clone()).collect::<Vec<_>>());
                         let hit: Vec<_> = before.into_iter().filter(|n| (at..=at + length).contains(n)).collect();
-                        prop_assert_eq!(pending.acknowledge(range(at, at + length)), hit.len());
+                        prop_assert_eq!(pending.acknowledge(range(at, at + length)).predictions, hit.len());
                         gone.extend(hit);
                     }
                     4 => gone.extend(numbers(&pending.take_late(now))),

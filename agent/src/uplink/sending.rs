@@ -1,17 +1,18 @@
-//! What goes up, and in which order: reports, live predictions, batches.
+//! What goes up, and in which order: reports, live predictions, events, and history if the link may take it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use lamppost_agent_core::outbox::Class;
 use lamppost_models::Topic;
 use lamppost_models::id::PredictionId;
+use lamppost_models::ledger::Class;
 
 use super::mqtt::{self, Closed, Outgoing, Requests};
 use super::pending::Record;
-use super::{Documents, Uplink};
+use super::spool::{Part, Wire};
+use super::{Documents, Uplink, clock};
 use crate::publish::cloudevent;
 
 /// Messages handed to the library in one go, before acknowledgements are looked at.
@@ -29,13 +30,13 @@ pub(super) struct Online {
 pub(super) enum Next {
     Urgent(Outgoing),
     Live(Outgoing),
-    Batch(u64, Outgoing),
+    Batch(Part, u64, Outgoing),
 }
 
 impl Next {
     pub(super) const fn message(&self) -> &Outgoing {
         match self {
-            Self::Urgent(message) | Self::Live(message) | Self::Batch(_, message) => message,
+            Self::Urgent(message) | Self::Live(message) | Self::Batch(_, _, message) => message,
         }
     }
 }
@@ -67,7 +68,7 @@ impl Uplink {
         }
     }
 
-    fn next(&self, online: &Online) -> Option<Next> {
+    fn next(&mut self, online: &Online) -> Option<Next> {
         if let Some(urgent) = online.urgent.front() {
             return Some(Next::Urgent(urgent.clone()));
         }
@@ -81,36 +82,55 @@ impl Uplink {
                 properties,
             }));
         }
+        if let Some(batch) = self.events.next_unsent() {
+            return Some(self.batch(Part::Events, batch));
+        }
         let batch = self.replay.next_unsent()?;
-        let (path, name) = (self.identity.path.clone(), batch.stream.clone());
-        let topic = match batch.class {
-            Class::Prediction => Topic::PredictionHistory(path, name),
-            Class::Sample => Topic::Sample(path, name),
+        let wait = self.pace.wait(clock());
+        if !wait.is_zero() {
+            self.pace_due = Some(Instant::now() + wait);
+            return None;
+        }
+        Some(self.batch(Part::History, batch))
+    }
+
+    fn batch(&self, part: Part, batch: &Wire) -> Next {
+        let path = self.identity.path.clone();
+        let topic = match (batch.class, batch.stream.clone()) {
+            (Class::Prediction, Some(stream)) => Topic::PredictionHistory(path, stream),
+            (Class::Sample, Some(stream)) => Topic::Sample(path, stream),
+            // Events are of no stream, and nothing else is.
+            (Class::Event, _) | (_, None) => Topic::Events(path),
         };
-        let topic = Arc::from(self.identity.root.format(&topic));
-        let payload = Bytes::from(batch.message(self.spool.epoch()));
-        let properties = mqtt::Properties {
-            json: true,
-            ..mqtt::Properties::default()
-        };
-        Some(Next::Batch(
-            batch.number,
-            Outgoing {
-                topic,
-                payload,
-                retain: false,
-                properties,
+        let outgoing = Outgoing {
+            topic: Arc::from(self.identity.root.format(&topic)),
+            payload: batch.payload.clone(),
+            retain: false,
+            properties: mqtt::Properties {
+                json: !batch.packed,
+                ..mqtt::Properties::default()
             },
-        ))
+        };
+        Next::Batch(part, batch.number, outgoing)
     }
 
     pub(super) fn note_sent(&mut self, online: &mut Online, next: &Next) {
+        if !matches!(next, Next::Urgent(_)) {
+            let bytes = next.message().packet_bytes() as u64;
+            self.pace.sent(bytes, clock());
+        }
+        self.mark_sent(online, next);
+    }
+
+    fn mark_sent(&mut self, online: &mut Online, next: &Next) {
+        let now = Instant::now();
         match next {
             Next::Urgent(_) => {
                 online.urgent.pop_front();
             }
-            Next::Live(_) => self.pending.mark_sent(Instant::now()),
-            Next::Batch(number, _) => self.replay.mark_sent(*number, Instant::now()),
+            Next::Live(_) => self.pending.mark_sent(now),
+            Next::Batch(Part::Events, number, _) => self.events.mark_sent(*number, now),
+            Next::Batch(Part::History, number, _) => self.replay.mark_sent(*number, now),
         }
     }
 
@@ -120,15 +140,9 @@ impl Uplink {
         let reason =
             format!("a message of {bytes} bytes on {topic}: it takes packets of {limit} at most");
         tracing::warn!(reason, "the coordinator's broker would refuse a message");
-        match next {
-            Next::Urgent(_) => {
-                online.urgent.pop_front();
-            }
-            // Its acknowledgement will be late, and it goes to the outbox, where batches are larger still: it ends
-            // there by age, counted.
-            Next::Live(_) => self.pending.mark_sent(Instant::now()),
-            Next::Batch(number, _) => self.replay.mark_sent(*number, Instant::now()),
-        }
+        // Its acknowledgement will be late. A prediction goes to the outbox, where batches are larger still, and ends
+        // there by age, counted.
+        self.mark_sent(online, next);
         self.state.send_modify(|state| state.refused = Some(reason));
     }
 

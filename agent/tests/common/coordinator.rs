@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use lamppost_broker::{Broker, Config, Limits, LinkPublisher, Publish, QoS};
+use lamppost_models::ledger::EventBatch;
 use lamppost_models::message::{BatchRange, PredictionRange};
 use lamppost_models::release::{BundleRef, ReleaseKey, Sequence};
 use lamppost_models::{
@@ -24,9 +25,22 @@ pub(crate) enum Acks {
     None,
 }
 
+/// What a zstd frame begins with.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// A kind of message with records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Came {
+    Live,
+    Batch { packed: bool },
+    Events,
+}
+
 /// What came, in its order.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
+    pub(crate) order: Vec<Came>,
+    pub(crate) events: Vec<EventBatch>,
     pub(crate) live: Vec<Prediction>,
     pub(crate) batches: Vec<PredictionBatch>,
     pub(crate) statuses: Vec<Status>,
@@ -234,12 +248,22 @@ impl Coordinator {
     }
 }
 
+/// The JSON of a batch, compressed or not.
+fn unpacked(payload: &[u8]) -> Vec<u8> {
+    if payload.starts_with(&ZSTD_MAGIC) {
+        zstd::bulk::decompress(payload, lamppost_models::message::MESSAGE_BYTES_MAX).unwrap()
+    } else {
+        payload.to_vec()
+    }
+}
+
 fn take(inbox: &Mutex<Inbox>, topic: &str, payload: &[u8], acks: Acks) -> Option<(NodePath, Ack)> {
     let mut inbox = inbox.lock().unwrap();
     let (path, ack) = match TopicRoot::default().parse(topic).unwrap() {
         Topic::Prediction(path, _) => {
             let prediction: Prediction = serde_json::from_slice(payload).unwrap();
             let (boot, number) = (prediction.id.boot, prediction.id.number);
+            inbox.order.push(Came::Live);
             inbox.live.push(prediction);
             let predictions = vec![PredictionRange {
                 boot,
@@ -255,8 +279,30 @@ fn take(inbox: &Mutex<Inbox>, topic: &str, payload: &[u8], acks: Acks) -> Option
                 },
             )
         }
+        Topic::Events(path) => {
+            let batch: EventBatch = serde_json::from_slice(&unpacked(payload)).unwrap();
+            let (epoch, number) = (batch.epoch, batch.number);
+            inbox.order.push(Came::Events);
+            inbox.events.push(batch);
+            let batches = vec![BatchRange {
+                epoch,
+                from: number,
+                to: number,
+            }];
+            (
+                path,
+                Ack {
+                    v: V1,
+                    predictions: Vec::new(),
+                    batches,
+                },
+            )
+        }
         Topic::PredictionHistory(path, _) => {
-            let batch: PredictionBatch = serde_json::from_slice(payload).unwrap();
+            let batch: PredictionBatch = serde_json::from_slice(&unpacked(payload)).unwrap();
+            inbox.order.push(Came::Batch {
+                packed: payload.starts_with(&ZSTD_MAGIC),
+            });
             let (epoch, number) = (batch.epoch, batch.number);
             inbox.batches.push(batch);
             let batches = vec![BatchRange {
@@ -285,7 +331,9 @@ fn take(inbox: &Mutex<Inbox>, topic: &str, payload: &[u8], acks: Acks) -> Option
                 .push(serde_json::from_slice(payload).unwrap());
             return None;
         }
-        Topic::Release { .. } | Topic::Sample(..) | Topic::Ack(_) => return None,
+        Topic::Release { .. } | Topic::Sample(..) | Topic::Ack(_) => {
+            return None;
+        }
     };
     (acks == Acks::All).then_some((path, ack))
 }

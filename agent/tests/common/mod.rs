@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use client::Client;
-pub(crate) use coordinator::{Acks, Coordinator};
+pub(crate) use coordinator::{Acks, Came, Coordinator, Inbox};
 
 /// Generous: the machine may be busy with other tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);

@@ -96,9 +96,15 @@ impl IntervalSet {
 
     /// How many numbers the set holds.
     pub fn count(&self) -> u64 {
-        self.ranges.iter().fold(0, |sum: u64, &(from, to)| {
-            sum.saturating_add((to - from).saturating_add(1))
-        })
+        count(&self.ranges)
+    }
+
+    /// Forgets the numbers below `floor`.
+    pub fn remove_below(&mut self, floor: u64) {
+        self.ranges.retain(|&(_, to)| to >= floor);
+        if let Some((from, _)) = self.ranges.first_mut() {
+            *from = floor.max(*from);
+        }
     }
 
     /// Makes a set of ranges that [`IntervalSet::ranges`] gave out.
@@ -124,16 +130,58 @@ impl IntervalSet {
 
 /// Joins numbers into ranges, ascending, both ends included, whatever their order and however often they occur.
 pub fn coalesce(numbers: impl IntoIterator<Item = u64>) -> Vec<(u64, u64)> {
-    let mut numbers: Vec<u64> = numbers.into_iter().collect();
-    numbers.sort_unstable();
-    let mut ranges: Vec<(u64, u64)> = Vec::new();
-    for number in numbers {
-        match ranges.last_mut() {
-            Some((_, to)) if number <= to.saturating_add(1) => *to = number,
-            _ => ranges.push((number, number)),
+    join(numbers.into_iter().map(|number| (number, number)))
+}
+
+/// How many numbers are in ranges that do not overlap.
+pub fn count(ranges: &[(u64, u64)]) -> u64 {
+    ranges.iter().fold(0, |sum: u64, &(from, to)| {
+        sum.saturating_add((to - from).saturating_add(1))
+    })
+}
+
+/// The numbers of `whole` that are not in `part`; both ascending and without overlaps.
+pub fn subtract(whole: &[(u64, u64)], part: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let mut rest = Vec::new();
+    let mut part = part.iter().copied().peekable();
+    for &(mut from, to) in whole {
+        while part.next_if(|&(_, end)| end < from).is_some() {}
+        let mut left = true;
+        while let Some(&(start, end)) = part.peek().filter(|&&(start, _)| start <= to) {
+            if start > from {
+                rest.push((from, start - 1));
+            }
+            if end >= to {
+                left = false;
+                break;
+            }
+            from = end + 1;
+            part.next();
+        }
+        if left {
+            rest.push((from, to));
         }
     }
-    ranges
+    rest
+}
+
+/// The numbers that are in both; both ascending and without overlaps.
+pub fn intersect(a: &[(u64, u64)], b: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    subtract(a, &subtract(a, b))
+}
+
+/// Joins ranges that overlap or touch, whatever their order; those that end before they begin are left out.
+pub fn join(ranges: impl IntoIterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
+    let mut ranges: Vec<(u64, u64)> = ranges.into_iter().filter(|(from, to)| from <= to).collect();
+    ranges.sort_unstable();
+    let mut joined: Vec<(u64, u64)> = Vec::with_capacity(ranges.len());
+    for (from, to) in ranges {
+        match joined.last_mut() {
+            Some((_, end)) if from <= end.saturating_add(1) => *end = to.max(*end),
+            _ => joined.push((from, to)),
+        }
+    }
+    joined
 }
 
 #[cfg(test)]
@@ -181,6 +229,19 @@ mod tests {
             for &(from, to) in set.ranges() {
                 prop_assert!((from..=to).all(|number| oracle.contains(&number)));
             }
+        }
+
+        #[test]
+        fn ranges_are_taken_apart_as_sets_are(a in vec((0..60_u64, 0..60_u64), 0..8), b in vec((0..60_u64, 0..60_u64), 0..8), floor in 0..60_u64) {
+            let (a, b) = (join(a), join(b));
+            let plain = |ranges: &[(u64, u64)]| ranges.iter().flat_map(|&(from, to)| from..=to).collect::<BTreeSet<_>>();
+            let (plain_a, plain_b) = (plain(&a), plain(&b));
+            prop_assert_eq!(subtract(&a, &b), coalesce(plain_a.difference(&plain_b).copied()));
+            prop_assert_eq!(intersect(&a, &b), coalesce(plain_a.intersection(&plain_b).copied()));
+            prop_assert_eq!(count(&a), plain_a.len() as u64);
+            let mut set = IntervalSet::from_ranges(a).unwrap();
+            set.remove_below(floor);
+            prop_assert_eq!(set.ranges(), coalesce(plain_a.into_iter().filter(|number| *number >= floor)));
         }
 
         #[test]

@@ -33,6 +33,9 @@ pub struct NodeEntry {
     /// Its last report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported: Option<Reported>,
+    /// When that came, by the coordinator's clock; may lag in the store as `heard_at` does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_at: Option<Timestamp>,
 }
 
 /// Whether a node is there.
@@ -183,6 +186,7 @@ impl Inventory {
             return Ok(Change::OldNews);
         }
         entry.hear(now, false);
+        entry.reported_at = entry.reported_at.max(Some(now));
         if entry.reported.as_ref() == Some(&report) {
             return Ok(Change::Heard);
         }
@@ -233,6 +237,7 @@ impl Inventory {
             status_since: None,
             status: None,
             reported: None,
+            reported_at: None,
         }))
     }
 }
@@ -258,6 +263,14 @@ impl NodeEntry {
                 reason: reason.clone(),
             },
         }
+    }
+
+    /// The last report, unless another run has followed that has not reported yet: a late report of the one before says
+    /// nothing of what the node holds now.
+    pub fn current_report(&self) -> Option<&Reported> {
+        let running = self.running_boot();
+        let report = self.reported.as_ref();
+        report.filter(|report| running.is_none_or(|boot| boot == report.boot))
     }
 
     /// The run of the last status that was not a `down`.

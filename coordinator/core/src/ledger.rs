@@ -1,30 +1,50 @@
-//! What a node delivered.
+//! What became of every record of a node: delivered, told as lost, still held, or missing.
 //!
 //! A node sends a record until it is acknowledged, so that the coordinator sees some twice. The ledger knows every
-//! prediction by (boot, number) and every batch by (epoch, number). Its changes are handed out as marks, to be committed
-//! together with the records that caused them: a crash between the two is then impossible.
+//! prediction by (boot, stream, seq) and every batch by (epoch, number). What a node cannot deliver it tells by number in
+//! ledger events, and its reports say how many numbers it used and which it still holds: what is none of these is
+//! **missing**. Changes are handed out as marks, to be committed together with the records that caused them: a crash
+//! between the two is then impossible.
+//!
+//! - `stream` knows the numbers of one stream in one boot, within bounds;
+//! - `account` turns that into counts, and folds boots that are done with into sums;
+//! - `marks` is the form in the store.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use lamppost_models::id::PredictionId;
-use lamppost_models::{BootId, Epoch};
+use lamppost_models::ledger::{Class, Durability, LedgerEvent, LedgerEventKind};
+use lamppost_models::message::ReportedOutbox;
+use lamppost_models::{BootId, Epoch, Prediction, Reported, StreamName, Timestamp};
 
-use crate::interval::{Insertion, IntervalSet, RangesError};
+use crate::interval::{Insertion, IntervalSet};
 
-/// Most boots and, apart, most outbox epochs that are remembered of a node. A replay after an outage with a boot each
-/// quarter of an hour reaches back 16 hours; a resent record is at most a few batches old.
+mod account;
+mod marks;
+mod stream;
+mod tally;
+
+use stream::Stream;
+
+pub use account::{Account, MISSING_SHOWN_MAX, Missing, StreamAccount};
+pub use marks::{Mark, MarkChange, RestoreError};
+pub use tally::Tally;
+
+/// Most boots that are known by number and, apart, most outbox epochs. A replay after an outage with a boot each quarter
+/// of an hour reaches back 16 hours; a resent record is at most a few batches old.
 pub const RUNS_MAX: usize = 64;
-
-const FORMAT: u8 = 1;
-
-/// Names a persisted part of a ledger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Mark {
-    /// The predictions of a run of the agent.
-    Predictions(BootId),
-    /// The batches of an outbox.
-    Batches(Epoch),
-}
+/// Boots that stay known by number although they are done with: a broker may hold back a message that was acknowledged
+/// over another way, and that must be recognised.
+pub const SETTLED_KEPT: usize = 8;
+/// Most streams and classes in one boot: twice what an agent may have configured.
+pub const STREAMS_MAX: usize = 128;
+/// Most streams over all boots of a node; some 200 bytes each, and up to 6 KiB after heavy losses.
+pub const STREAMS_IN_ALL_MAX: usize = 1_024;
+/// Most streams whose sums are kept: names that were ever configured.
+pub const SUMS_MAX: usize = 1_024;
+/// Boots that are remembered as folded.
+pub const FOLDED_MAX: usize = 64;
+/// Largest number that is believed: a million records a second take 285 years to it, and JSON readers hold it exactly.
+pub const SEQ_MAX: u64 = (1 << 53) - 1;
 
 /// Whether a record came for the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,45 +55,91 @@ pub enum Seen {
     Duplicate,
 }
 
-/// A change to persist.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MarkChange {
-    /// Write these bytes under the mark.
-    Put(Mark, Vec<u8>),
-    /// Remove the mark.
-    Delete(Mark),
-}
-
-/// Why the bytes under a mark are refused.
+/// Why a record or an event is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RestoreError {
-    /// They are cut short or too long, or another format.
-    #[error("mark has {bytes} bytes, format {format:?}: it is not of this build's format {FORMAT}")]
-    Format {
-        /// Their number.
-        bytes: usize,
-        /// The first one.
-        format: Option<u8>,
+pub enum LedgerError {
+    /// The number cannot be.
+    #[error("number {seq} is over {SEQ_MAX}, the largest that is believed")]
+    Seq {
+        /// The number.
+        seq: u64,
     },
-    /// The ranges make no set.
-    #[error("mark holds no set of ranges")]
-    Ranges(#[from] RangesError),
+    /// The range cannot be.
+    #[error("range {from}..={to} ends before it begins")]
+    Range {
+        /// First number.
+        from: u64,
+        /// Last number.
+        to: u64,
+    },
+    /// Too many streams.
+    #[error("stream {stream} is one too many in boot {boot}: the limit is {STREAMS_MAX}")]
+    Streams {
+        /// The stream.
+        stream: StreamName,
+        /// The boot.
+        boot: BootId,
+    },
 }
 
-/// What one node delivered.
+type Key = (Class, StreamName);
+
+/// What became of the records of one node.
 #[derive(Clone, Debug, Default)]
 pub struct NodeLedger {
-    runs: BTreeMap<Mark, Run>,
-    /// Counts what was seen, to tell which run was seen last.
+    batches: BTreeMap<Epoch, Batches>,
+    boots: BTreeMap<BootId, Boot>,
+    /// Of boots that were folded.
+    sums: BTreeMap<Key, Tally>,
+    book: Book,
+    /// Counts what was seen, to tell what was seen last.
     tick: u64,
     changed: BTreeSet<Mark>,
     forgotten: u64,
 }
 
+/// Batches of one outbox.
 #[derive(Clone, Debug, Default)]
-struct Run {
+struct Batches {
     touched: u64,
     seen: IntervalSet,
+}
+
+/// One run of the agent.
+#[derive(Clone, Debug, Default)]
+struct Boot {
+    touched: u64,
+    heard: Option<Timestamp>,
+    /// How it ended, and the tick of that word.
+    end: Option<(End, u64)>,
+    /// Numbers over all streams that came before records were known by stream: such a boot is not judged.
+    early: Option<IntervalSet>,
+    streams: BTreeMap<Key, Stream>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Clean,
+    /// It lost what it held in memory, as its configuration allows.
+    Crash,
+    /// It may have lost nothing.
+    CrashDurable,
+}
+
+/// What is known of the node beside its boots.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Book {
+    /// The tick of the newest report.
+    reported: u64,
+    /// Boots that were folded, ever.
+    folds: u64,
+    /// Of these, how many were folded for room, with records of them open.
+    folded_open: u64,
+    /// Loss reports that the node had to give up.
+    events_forgotten: u64,
+    /// The boots folded last, oldest first, and whether records of each were open then.
+    folded: VecDeque<(BootId, bool)>,
 }
 
 impl NodeLedger {
@@ -82,112 +148,222 @@ impl NodeLedger {
         Self::default()
     }
 
-    /// Takes in what [`NodeLedger::take_changes`] handed out in an earlier life.
+    /// Notes a prediction, live or within a batch.
     ///
     /// # Errors
-    /// [`RestoreError`] when the bytes are not of a mark.
-    pub fn restore(&mut self, mark: Mark, bytes: &[u8]) -> Result<(), RestoreError> {
-        let run = Run::decode(bytes)?;
-        self.tick = self.tick.max(run.touched);
-        self.runs.insert(mark, run);
-        Ok(())
+    /// [`LedgerError`] when its number is absurd or its boot has too many streams; nothing is noted then.
+    pub fn see_prediction(
+        &mut self,
+        prediction: &Prediction,
+        now: Timestamp,
+    ) -> Result<Seen, LedgerError> {
+        let Prediction {
+            id, seq, stream, ..
+        } = prediction;
+        check_seq(*seq)?;
+        let key = (Class::Prediction, stream.clone());
+        if let Some(open) = self.folded(id.boot) {
+            return Ok(self.see_folded(key, open));
+        }
+        let known_early = self
+            .boots
+            .get(&id.boot)
+            .and_then(|boot| boot.early.as_ref())
+            .is_some_and(|early| early.contains(id.number));
+        let (seen, given_up) = self.stream(id.boot, &key)?.see(*seq);
+        self.forgotten += u64::from(given_up);
+        self.changed
+            .insert(Mark::Stream(id.boot, key.0, key.1.clone()));
+        if seen == Seen::New {
+            self.touch(id.boot, now);
+        }
+        // The earlier form knew the record, and now its place in the stream is known too.
+        if known_early && seen == Seen::New {
+            self.stream(id.boot, &key)?.duplicates += 1;
+            return Ok(Seen::Duplicate);
+        }
+        Ok(seen)
     }
 
-    /// Notes a prediction, live or within a batch.
-    pub fn see_prediction(&mut self, id: PredictionId) -> Seen {
-        self.see(Mark::Predictions(id.boot), id.number)
+    /// Notes that a prediction came again within a batch that came again.
+    pub fn see_again(&mut self, prediction: &Prediction) {
+        let boot = prediction.id.boot;
+        let key = (Class::Prediction, prediction.stream.clone());
+        let known = self.boots.get_mut(&boot);
+        if let Some(stream) = known.and_then(|boot| boot.streams.get_mut(&key)) {
+            stream.duplicates += 1;
+            self.changed.insert(Mark::Stream(boot, key.0, key.1));
+        }
     }
 
     /// Notes a batch.
     pub fn see_batch(&mut self, epoch: Epoch, number: u64) -> Seen {
-        self.see(Mark::Batches(epoch), number)
-    }
-
-    /// Ranges and runs forgotten because a bound was reached, in this life: each may cost a duplicate.
-    pub const fn forgotten(&self) -> u64 {
-        self.forgotten
-    }
-
-    /// What changed since the last call, to be committed with the records.
-    pub fn take_changes(&mut self) -> Vec<MarkChange> {
-        let changed = std::mem::take(&mut self.changed);
-        let change = |mark| match self.runs.get(&mark) {
-            Some(run) => MarkChange::Put(mark, run.encode()),
-            None => MarkChange::Delete(mark),
-        };
-        changed.into_iter().map(change).collect()
-    }
-
-    fn see(&mut self, mark: Mark, number: u64) -> Seen {
         self.tick += 1;
-        let run = self.runs.entry(mark).or_default();
-        match run.seen.insert(number) {
+        let batches = self.batches.entry(epoch).or_default();
+        match batches.seen.insert(number) {
             Insertion::Known => return Seen::Duplicate,
             Insertion::New => {}
             Insertion::NewForgetting(_) => self.forgotten += 1,
         }
-        run.touched = self.tick;
-        self.changed.insert(mark);
-        self.forget_oldest_run(mark);
+        batches.touched = self.tick;
+        self.changed.insert(Mark::Batches(epoch));
+        if self.batches.len() > RUNS_MAX {
+            let oldest = self.batches.iter().min_by_key(|(_, run)| run.touched);
+            if let Some(oldest) = oldest.map(|(epoch, _)| *epoch) {
+                self.batches.remove(&oldest);
+                self.changed.insert(Mark::Batches(oldest));
+                self.forgotten += 1;
+            }
+        }
         Seen::New
     }
 
-    /// Holds the runs of the kind of `mark` to their bound; `mark` itself was seen last and stays.
-    fn forget_oldest_run(&mut self, mark: Mark) {
-        let kind = std::mem::discriminant(&mark);
-        let of_kind = || {
-            self.runs
-                .iter()
-                .filter(|(other, _)| std::mem::discriminant(*other) == kind)
-        };
-        if of_kind().count() <= RUNS_MAX {
+    /// Notes an event; the same one twice does no more than once.
+    ///
+    /// # Errors
+    /// [`LedgerError`] when it cannot be; nothing is noted then.
+    pub fn on_event(&mut self, event: &LedgerEvent, now: Timestamp) -> Result<(), LedgerError> {
+        match &event.event {
+            LedgerEventKind::Lost(lost) => {
+                if lost.from > lost.to {
+                    let (from, to) = (lost.from, lost.to);
+                    return Err(LedgerError::Range { from, to });
+                }
+                check_seq(lost.to)?;
+                if lost.class == Class::Event {
+                    let forgotten = &mut self.book.events_forgotten;
+                    *forgotten = forgotten.saturating_add(lost.records);
+                    self.changed.insert(Mark::Node);
+                    return Ok(());
+                }
+                let key = (lost.class, lost.stream.clone());
+                if self.folded(lost.boot).is_some() {
+                    self.lose_folded(key, lost.records, lost.reason);
+                    return Ok(());
+                }
+                let given_up = self
+                    .stream(lost.boot, &key)?
+                    .lose(lost.from, lost.to, lost.reason);
+                self.forgotten += u64::from(given_up);
+                self.changed.insert(Mark::Stream(lost.boot, key.0, key.1));
+                self.touch(lost.boot, now);
+            }
+            LedgerEventKind::Ended(ended) => {
+                if self.folded(ended.boot).is_some() {
+                    return Ok(());
+                }
+                self.touch(ended.boot, now);
+                let end = match (ended.clean, ended.durability) {
+                    (true, _) => End::Clean,
+                    (false, Durability::Outage) => End::Crash,
+                    (false, Durability::Always) => End::CrashDurable,
+                };
+                if let Some(boot) = self.boots.get_mut(&ended.boot) {
+                    // Told again it is no news.
+                    boot.end.get_or_insert((end, self.tick));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a report: how many numbers the boot used. Boots that are done with are folded.
+    ///
+    /// Numbers that cannot be, and streams over the limit, are passed over: the report is worth more than they are.
+    pub fn on_report(&mut self, report: &Reported, now: Timestamp) {
+        if self.folded(report.boot).is_some() {
             return;
         }
-        if let Some(oldest) = of_kind()
-            .min_by_key(|(_, run)| run.touched)
-            .map(|(mark, _)| *mark)
-        {
-            self.runs.remove(&oldest);
-            self.changed.insert(oldest);
-            self.forgotten += 1;
+        for row in &report.streams {
+            let used = row.counters.predictions;
+            let key = (Class::Prediction, row.name.clone());
+            if row.local || used == 0 || used > SEQ_MAX {
+                continue;
+            }
+            let Ok(stream) = self.stream(report.boot, &key) else {
+                continue;
+            };
+            if stream.reported < used {
+                stream.reported = used;
+                self.changed.insert(Mark::Stream(report.boot, key.0, key.1));
+            }
+        }
+        self.touch(report.boot, now);
+        self.book.reported = self.tick;
+        self.changed.insert(Mark::Node);
+        self.settle(report);
+    }
+
+    /// Ranges and runs given up because a bound was reached, in this life: each may cost a duplicate.
+    pub const fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// Of a boot that was folded, whether records of it were open then.
+    fn folded(&self, boot: BootId) -> Option<bool> {
+        let mut folded = self.book.folded.iter();
+        folded
+            .find(|(other, _)| *other == boot)
+            .map(|(_, open)| *open)
+    }
+
+    fn touch(&mut self, boot: BootId, now: Timestamp) {
+        self.tick += 1;
+        let run = self.boots.entry(boot).or_default();
+        run.touched = self.tick;
+        run.heard = run.heard.max(Some(now));
+        self.changed.insert(Mark::Boot(boot));
+        self.hold_bounds(boot);
+    }
+
+    fn stream(&mut self, boot: BootId, key: &Key) -> Result<&mut Stream, LedgerError> {
+        let run = self.boots.entry(boot).or_default();
+        if run.streams.len() >= STREAMS_MAX && !run.streams.contains_key(key) {
+            return Err(LedgerError::Streams {
+                stream: key.1.clone(),
+                boot,
+            });
+        }
+        Ok(run.streams.entry(key.clone()).or_default())
+    }
+
+    /// Holds boots and streams to their bounds; `boot` was seen last and stays.
+    fn hold_bounds(&mut self, boot: BootId) {
+        loop {
+            let streams: usize = self.boots.values().map(|run| run.streams.len()).sum();
+            if self.boots.len() <= RUNS_MAX && streams <= STREAMS_IN_ALL_MAX {
+                return;
+            }
+            let others = self.boots.iter().filter(|(other, _)| **other != boot);
+            let oldest = others.min_by_key(|(_, run)| run.touched);
+            let Some(oldest) = oldest.map(|(boot, _)| *boot) else {
+                return;
+            };
+            self.fold_for_room(oldest);
         }
     }
 }
 
-/// Format 1: one byte 1, then little-endian 64-bit numbers: the tick of the last change, and both ends of each range.
-impl Run {
-    fn encode(&self) -> Vec<u8> {
-        let ends = self.seen.ranges().iter().flat_map(|&(from, to)| [from, to]);
-        let numbers = std::iter::once(self.touched).chain(ends);
-        std::iter::once(FORMAT)
-            .chain(numbers.flat_map(u64::to_le_bytes))
-            .collect()
+const fn check_seq(seq: u64) -> Result<(), LedgerError> {
+    if seq > SEQ_MAX {
+        Err(LedgerError::Seq { seq })
+    } else {
+        Ok(())
     }
+}
 
-    fn decode(bytes: &[u8]) -> Result<Self, RestoreError> {
-        let wrong = || RestoreError::Format {
-            bytes: bytes.len(),
-            format: bytes.first().copied(),
-        };
-        let Some((&FORMAT, rest)) = bytes.split_first() else {
-            return Err(wrong());
-        };
-        let (numbers, []) = rest.as_chunks::<8>() else {
-            return Err(wrong());
-        };
-        let numbers: Vec<u64> = numbers
-            .iter()
-            .map(|number| u64::from_le_bytes(*number))
-            .collect();
-        let Some((&touched, ends)) = numbers.split_first() else {
-            return Err(wrong());
-        };
-        let (pairs, []) = ends.as_chunks::<2>() else {
-            return Err(wrong());
-        };
-        let seen = IntervalSet::from_ranges(pairs.iter().map(|&[from, to]| (from, to)).collect())?;
-        Ok(Self { touched, seen })
-    }
+/// Whether a report says what the node holds; agents of before the ledger do not.
+fn tells_waiting(outbox: &ReportedOutbox) -> bool {
+    !outbox.lanes.is_empty()
+}
+
+/// Loss reports that a node had not delivered at its report.
+fn events_waiting(outbox: &ReportedOutbox) -> u64 {
+    let lanes = outbox.lanes.iter();
+    lanes
+        .filter(|lane| lane.class == Class::Event)
+        .map(|lane| lane.records.max(lane.batches))
+        .fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]

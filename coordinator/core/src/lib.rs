@@ -4,7 +4,7 @@
 //! publishes:
 //!
 //! - [`interval`]: sets of numbers as ranges, the memory of what arrived;
-//! - [`ledger`]: what a node delivered, so that each prediction is stored once however often it is sent;
+//! - [`ledger`]: what became of each record of a node: stored once however often it is sent, told as lost, held, or missing;
 //! - [`shelf`]: how many predictions of a node are kept, and which go when there are too many;
 //! - [`inventory`]: what each node last said, and whether it can still be believed;
 //! - [`rollout`]: which version of a model a group runs, with its history;
@@ -19,7 +19,7 @@ pub mod shelf;
 
 pub use interval::IntervalSet;
 pub use inventory::{Inventory, NodeEntry, Presence};
-pub use ledger::{Mark, NodeLedger, Seen};
+pub use ledger::{Account, Mark, NodeLedger, Seen, Tally};
 pub use progress::{NodeProgress, Summary};
 pub use rollout::{Book, Rollout};
 pub use shelf::Shelf;

@@ -25,11 +25,12 @@ pub(crate) use tls::install_provider;
 /// broker drops what it cannot hold; nodes send again what is not acknowledged.
 const INBOX_MAX: usize = 1_024;
 /// What the coordinator listens to.
-const KINDS: [NodeTopicKind; 4] = [
+const KINDS: [NodeTopicKind; 5] = [
     NodeTopicKind::Status,
     NodeTopicKind::Reported,
     NodeTopicKind::Prediction,
     NodeTopicKind::PredictionHistory,
+    NodeTopicKind::Events,
 ];
 
 /// A message that came.

@@ -20,7 +20,8 @@ Exit codes:
   3  the server cannot be reached
   4  there is no such model, version, rollout, node or file
   5  the token is missing or wrong
-  6  the time given with --timeout was over";
+  6  the time given with --timeout was over
+  7  records are missing and nothing explains it (`lamppost ledger`)";
 
 /// Puts models on a fleet of edge nodes: the coordinator (`lamppost serve`) and its command line.
 #[derive(Debug, Parser)]
@@ -95,6 +96,8 @@ pub(super) enum Command {
     /// Look at stored predictions
     #[command(subcommand)]
     Prediction(Prediction),
+    /// Account for every record that nodes made: delivered, lost and why, on its way, or missing
+    Ledger(Ledger),
     /// Print messages as they come, topic and payload
     Watch(Watch),
     /// Print the public key that agents trust, for `coordinator.keys` in agent.toml
@@ -251,6 +254,24 @@ pub(super) enum Prediction {
         #[arg(long, value_name = "POSITION")]
         before: Option<Position>,
     },
+}
+
+/// Account for every record that nodes made: delivered, lost and why, on its way, or missing
+///
+/// PRODUCED is the sum of the other columns but DUPLICATED, which came again and was dropped. A record is MISSING when
+/// the node numbered it and neither holds it nor told why it is lost: that is an error, and the exit code is 7.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Ledger {
+    /// One node alone
+    #[arg(value_name = "SITE/NODE", value_parser = node_path)]
+    pub(super) node: Option<NodePath>,
+    /// Only runs of the agent of which something came within this time, each as a whole; sums of old runs carry no time
+    /// and are left out
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(super) since: Option<Duration>,
+    /// This stream alone
+    #[arg(long)]
+    pub(super) stream: Option<StreamName>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 mod args;
 mod client;
+mod ledger;
 mod model;
 mod node;
 mod rollout;
@@ -30,6 +31,7 @@ enum Exit {
     NotFound = 4,
     Unauthorised = 5,
     TimedOut = 6,
+    Missing = 7,
 }
 
 /// Why a command fails.
@@ -95,6 +97,7 @@ fn run(Args { global, command }: Args) -> Result<(), Failure> {
         Command::Rollout(rollout) => block_on(rollout::run(rollout, &global)),
         Command::Node(node) => block_on(node::run(node, &global)),
         Command::Prediction(prediction) => block_on(node::predictions(prediction, &global)),
+        Command::Ledger(ledger) => block_on(ledger::run(ledger, &global)),
         Command::Watch(watch) => block_on(watch::run(watch, &global)),
         Command::Key => block_on(key(&global)),
         Command::Completions { shell } => completions(shell),
@@ -194,6 +197,7 @@ mod tests {
         insta::assert_snapshot!("help", help(&[]));
         insta::assert_snapshot!("help_serve", help(&["serve"]));
         insta::assert_snapshot!("help_rollout_start", help(&["rollout", "start"]));
+        insta::assert_snapshot!("help_ledger", help(&["ledger"]));
     }
 
     #[test]
@@ -207,6 +211,8 @@ mod tests {
             "lamppost rollout start traffic-flow 1.0.0 --timeout 5s",
             "lamppost prediction ls a/b --limit 0",
             "lamppost prediction ls a/b --before 12",
+            "lamppost ledger gw-1",
+            "lamppost ledger --since yesterday",
             "lamppost serve --broker http://h",
             "lamppost serve --mqtt 127.0.0.1:0 --broker mqtt://h",
         ] {

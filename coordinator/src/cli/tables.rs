@@ -7,9 +7,11 @@ use lamppost_models::{Digest, Timestamp};
 use crate::api::{ModelDetail, ModelRow, Preflight, Pushed, StoredPrediction, StoredPredictions};
 use crate::units::{human_bytes, human_span_ms};
 
+mod ledger;
 mod nodes;
 mod rollouts;
 
+pub(super) use ledger::ledger;
 pub(super) use nodes::{node, nodes};
 pub(super) use rollouts::{rollout, rollout_status, rollouts};
 

@@ -27,6 +27,7 @@ use crate::releases::Releases;
 
 mod artifact;
 mod error;
+mod ledger;
 mod models;
 mod nodes;
 mod range;
@@ -97,6 +98,8 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         )
         .route("/v1/nodes", get(nodes::list))
         .route("/v1/nodes/{site}/{node}", get(nodes::show))
+        .route("/v1/ledger", get(ledger::list))
+        .route("/v1/ledger/{site}/{node}", get(ledger::show))
         .route("/v1/predictions", get(nodes::predictions))
         .route("/v1/watch", get(watch::watch))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&api), authorise));

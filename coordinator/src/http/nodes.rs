@@ -27,7 +27,7 @@ fn view(state: &State, entry: &NodeEntry, now: Timestamp) -> NodeView {
     }
 }
 
-fn unknown(path: &NodePath) -> ApiError {
+pub(super) fn unknown(path: &NodePath) -> ApiError {
     ApiError::not_found(format!("nothing was ever heard of node {path}"))
 }
 

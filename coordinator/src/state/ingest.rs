@@ -6,19 +6,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use lamppost_coordinator_core::NodeEntry;
 use lamppost_coordinator_core::interval::coalesce;
-use lamppost_coordinator_core::inventory::{Change, InventoryFull};
+use lamppost_coordinator_core::inventory::Change;
 use lamppost_coordinator_core::ledger::{MarkChange, Seen};
+use lamppost_models::ledger::LedgerEvent;
 use lamppost_models::message::{BatchRange, MESSAGE_BYTES_MAX, PredictionRange};
 use lamppost_models::{
     Ack, BootId, Epoch, NodePath, Prediction, PredictionBatch, Reported, Status, StreamName,
     Timestamp, Topic, V1,
 };
 use lamppost_store::{StoreError, Write};
-use serde::de::DeserializeOwned;
 
 use super::pages::split_into_pages;
 use super::{State, json, keys};
+
+mod parse;
+
+use parse::{RawEventBatch, Refused, check, check_batch, parse, unpack};
 
 /// Longest status or report: a hundred streams and models with 500 bytes each. It stays in memory, a pair for each node.
 const INVENTORY_BYTES_MAX: usize = 64 * 1024;
@@ -58,13 +63,6 @@ struct NodeRound {
     ack_batches: BTreeMap<Epoch, Vec<u64>>,
 }
 
-/// Why a message is refused; the text names the counter.
-#[derive(Debug)]
-struct Refused {
-    reason: &'static str,
-    detail: String,
-}
-
 impl State {
     /// Takes in `messages` in one commit, and gives the acknowledgements to send now that it is durable.
     ///
@@ -85,17 +83,7 @@ impl State {
         let mut round = Round::default();
         for message in messages {
             if let Err(refused) = self.take(message, now, &mut round)? {
-                let count = self.counters.note(refused.reason);
-                if count <= REFUSALS_LOGGED || count.is_power_of_two() {
-                    let Refused { reason, detail } = refused;
-                    tracing::warn!(
-                        topic = cut(&message.topic),
-                        reason,
-                        detail,
-                        count,
-                        "message refused"
-                    );
-                }
+                self.note_refusal(&message.topic, refused);
             }
         }
         let writes = self.writes(&mut round, now)?;
@@ -107,6 +95,15 @@ impl State {
             .collect())
     }
 
+    fn note_refusal(&mut self, topic: &str, refused: Refused) {
+        let Refused { reason, detail } = refused;
+        let count = self.counters.note(reason);
+        if count <= REFUSALS_LOGGED || count.is_power_of_two() {
+            let topic = cut(topic);
+            tracing::warn!(topic, reason, detail, count, "message refused");
+        }
+    }
+
     /// Outer error: the store fails. Inner: this message is refused.
     fn take(
         &mut self,
@@ -116,7 +113,7 @@ impl State {
     ) -> Result<Result<(), Refused>, StoreError> {
         let topic = match self.settings.root.parse(&message.topic) {
             Ok(topic) => topic,
-            Err(error) => return Ok(refuse("topic", error)),
+            Err(error) => return Ok(Err(Refused::new("topic", error))),
         };
         let limit = match topic {
             Topic::Status(_) | Topic::Reported(_) => INVENTORY_BYTES_MAX,
@@ -124,24 +121,31 @@ impl State {
             | Topic::Prediction(..)
             | Topic::PredictionHistory(..)
             | Topic::Sample(..)
+            | Topic::Events(_)
             | Topic::Ack(_) => MESSAGE_BYTES_MAX,
         };
         if message.payload.len() > limit {
             let detail = format!("{} bytes, the limit is {limit}", message.payload.len());
-            return Ok(refuse("oversize", detail));
+            return Ok(Err(Refused::new("oversize", detail)));
         }
         Ok(match topic {
             Topic::Status(path) => self.take_status(path, &message.payload, now, round),
-            Topic::Reported(path) => self.take_reported(path, &message.payload, now, round),
+            Topic::Reported(path) => {
+                return self.take_reported(path, &message.payload, now, round);
+            }
             Topic::Prediction(path, stream) => {
                 return self.take_prediction(path, &stream, &message.payload, now, round);
             }
             Topic::PredictionHistory(path, stream) => {
                 return self.take_batch(path, &stream, &message.payload, now, round);
             }
-            Topic::Release { .. } | Topic::Sample(..) | Topic::Ack(_) => {
-                refuse("topic", "not a topic that the coordinator takes in")
+            Topic::Events(path) => {
+                return self.take_events(path, message, now, round);
             }
+            Topic::Release { .. } | Topic::Sample(..) | Topic::Ack(_) => Err(Refused::new(
+                "topic",
+                "not a topic that the coordinator takes in",
+            )),
         })
     }
 
@@ -164,11 +168,24 @@ impl State {
         payload: &[u8],
         now: Timestamp,
         round: &mut Round,
-    ) -> Result<(), Refused> {
-        let reported: Reported = parse(payload)?;
-        let change = self.inventory.on_reported(&path, reported, now)?;
+    ) -> Result<Result<(), Refused>, StoreError> {
+        let change = parse::<Reported>(payload)
+            .and_then(|reported| Ok(self.inventory.on_reported(&path, reported, now)?));
+        let change = match change {
+            Ok(change) => change,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        if change == Change::Changed {
+            self.desk(&path)?;
+            let entry = self.inventory.get(&path);
+            let reported = entry.and_then(NodeEntry::current_report);
+            if let Some((desk, reported)) = self.desks.get_mut(&path).zip(reported) {
+                desk.ledger.on_report(reported, now);
+            }
+            round.nodes.entry(path.clone()).or_default();
+        }
         self.noted(path, change, round);
-        Ok(())
+        Ok(Ok(()))
     }
 
     fn noted(&mut self, path: NodePath, change: Change, round: &mut Round) {
@@ -200,15 +217,17 @@ impl State {
             Err(refused) => return Ok(Err(refused)),
         };
         self.noted(path.clone(), change, round);
-        let seen = self.desk(&path)?.ledger.see_prediction(prediction.id);
+        let seen = self.desk(&path)?.ledger.see_prediction(&prediction, now);
         let node = round.nodes.entry(path).or_default();
         node.ack_predictions
             .entry(prediction.id.boot)
             .or_default()
             .push(prediction.id.number);
         match seen {
-            Seen::New => node.predictions.push(prediction),
-            Seen::Duplicate => node.duplicates += 1,
+            Ok(Seen::New) => node.predictions.push(prediction),
+            Ok(Seen::Duplicate) => node.duplicates += 1,
+            // What can never be taken is acknowledged all the same, or the node would send it for ever.
+            Err(error) => return Ok(Err(error.into())),
         }
         Ok(Ok(()))
     }
@@ -221,8 +240,9 @@ impl State {
         now: Timestamp,
         round: &mut Round,
     ) -> Result<Result<(), Refused>, StoreError> {
-        let checked =
-            parse::<PredictionBatch>(payload).and_then(|batch| check_batch(batch, stream));
+        let checked = unpack(payload)
+            .and_then(|json| parse::<PredictionBatch>(&json))
+            .and_then(|batch| check_batch(batch, stream));
         let checked = checked.and_then(|batch| Ok((batch, self.inventory.on_record(&path, now)?)));
         let (batch, change) = match checked {
             Ok(checked) => checked,
@@ -237,16 +257,59 @@ impl State {
             .push(batch.number);
         if ledger.see_batch(batch.epoch, batch.number) == Seen::Duplicate {
             node.duplicates += batch.records.len() as u64;
+            for prediction in &batch.records {
+                ledger.see_again(prediction);
+            }
             return Ok(Ok(()));
         }
+        let mut refused = Ok(());
         for prediction in batch.records {
-            match ledger.see_prediction(prediction.id) {
-                Seen::New => {
+            match ledger.see_prediction(&prediction, now) {
+                Ok(Seen::New) => {
                     node.replayed += 1;
                     node.predictions.push(prediction);
                 }
-                Seen::Duplicate => node.duplicates += 1,
+                Ok(Seen::Duplicate) => node.duplicates += 1,
+                Err(error) => refused = Err(error.into()),
             }
+        }
+        Ok(refused)
+    }
+
+    /// Takes in a batch of ledger events. One that cannot be, or that this build does not know, is refused and counted,
+    /// and acknowledged with the others: it would never become better, and the node would send it for ever.
+    fn take_events(
+        &mut self,
+        path: NodePath,
+        message: &Incoming,
+        now: Timestamp,
+        round: &mut Round,
+    ) -> Result<Result<(), Refused>, StoreError> {
+        let checked = unpack(&message.payload).and_then(|json| parse::<RawEventBatch>(&json));
+        let checked = checked.and_then(|batch| Ok((batch, self.inventory.on_record(&path, now)?)));
+        let (batch, change) = match checked {
+            Ok(checked) => checked,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        self.noted(path.clone(), change, round);
+        let ledger = &mut self.desk(&path)?.ledger;
+        let node = round.nodes.entry(path).or_default();
+        node.ack_batches
+            .entry(batch.epoch)
+            .or_default()
+            .push(batch.number);
+        if ledger.see_batch(batch.epoch, batch.number) == Seen::Duplicate {
+            return Ok(Ok(()));
+        }
+        let mut refusals = Vec::new();
+        for event in batch.records {
+            let taken = serde_json::from_value::<LedgerEvent>(event)
+                .map_err(|error| Refused::new("event", error))
+                .and_then(|event| Ok(ledger.on_event(&event, now)?));
+            refusals.extend(taken.err());
+        }
+        for refused in refusals {
+            self.note_refusal(&message.topic, refused);
         }
         Ok(Ok(()))
     }
@@ -273,8 +336,8 @@ impl State {
                     .take_changes()
                     .into_iter()
                     .map(|change| match change {
-                        MarkChange::Put(mark, bytes) => Write::put(keys::mark(path, mark), bytes),
-                        MarkChange::Delete(mark) => Write::delete(keys::mark(path, mark)),
+                        MarkChange::Put(mark, bytes) => Write::put(keys::mark(path, &mark), bytes),
+                        MarkChange::Delete(mark) => Write::delete(keys::mark(path, &mark)),
                     }),
             );
             self.retire(path, &mut writes)?;
@@ -327,81 +390,10 @@ impl NodeRound {
     }
 }
 
-impl From<InventoryFull> for Refused {
-    fn from(full: InventoryFull) -> Self {
-        Self {
-            reason: "inventory_full",
-            detail: full.to_string(),
-        }
-    }
-}
-
-fn refuse(reason: &'static str, detail: impl std::fmt::Display) -> Result<(), Refused> {
-    Err(Refused {
-        reason,
-        detail: detail.to_string(),
-    })
-}
-
-fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Refused> {
-    serde_json::from_slice(payload).map_err(|error| Refused {
-        reason: "json",
-        detail: error.to_string(),
-    })
-}
-
-fn check(prediction: Prediction, stream: &StreamName) -> Result<Prediction, Refused> {
-    let refuse = |reason, detail| Err(Refused { reason, detail });
-    if prediction.stream != *stream {
-        return refuse(
-            "stream",
-            format!(
-                "it says stream {}, its topic says {stream}",
-                prediction.stream
-            ),
-        );
-    }
-    if prediction.boot != prediction.id.boot {
-        return refuse(
-            "boot",
-            format!("it says boot {}, its id {}", prediction.boot, prediction.id),
-        );
-    }
-    Ok(prediction)
-}
-
-fn check_batch(batch: PredictionBatch, stream: &StreamName) -> Result<PredictionBatch, Refused> {
-    if batch.stream != *stream {
-        let detail = format!("it says stream {}, its topic says {stream}", batch.stream);
-        return Err(Refused {
-            reason: "stream",
-            detail,
-        });
-    }
-    let PredictionBatch {
-        v,
-        epoch,
-        number,
-        stream,
-        records,
-    } = batch;
-    let records = records
-        .into_iter()
-        .map(|record| check(record, &stream))
-        .collect::<Result<_, _>>()?;
-    Ok(PredictionBatch {
-        v,
-        epoch,
-        number,
-        stream,
-        records,
-    })
-}
-
 /// A topic for the log: any client's bytes, so that they are held short.
 fn cut(topic: &str) -> String {
     topic.chars().take(160).collect()
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

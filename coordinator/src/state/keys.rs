@@ -2,6 +2,7 @@
 
 use lamppost_coordinator_core::Mark;
 use lamppost_coordinator_core::rollout::Rollout;
+use lamppost_models::ledger::Class;
 use lamppost_models::{ModelName, NodePath};
 use semver::Version;
 
@@ -38,26 +39,45 @@ pub(super) fn marks(path: &NodePath) -> String {
     format!("seen/{path}/")
 }
 
-pub(super) fn mark(path: &NodePath, mark: Mark) -> String {
+pub(super) fn mark(path: &NodePath, mark: &Mark) -> String {
     let below = marks(path);
     match mark {
-        Mark::Predictions(boot) => format!("{below}p/{boot}"),
+        Mark::Early(boot) => format!("{below}p/{boot}"),
         Mark::Batches(epoch) => format!("{below}b/{epoch}"),
+        Mark::Boot(boot) => format!("{below}r/{boot}"),
+        Mark::Stream(boot, class, stream) => format!("{below}s/{boot}/{class}/{stream}"),
+        Mark::Sums(class, stream) => format!("{below}f/{class}/{stream}"),
+        Mark::Node => format!("{below}n/"),
     }
 }
 
 /// Reads what stands behind [`marks`] in the name of a mark.
 pub(super) fn parse_mark(below: &str) -> Option<Mark> {
+    let of_class = |below: &str| {
+        let (class, stream) = below.split_once('/')?;
+        let class = Class::ALL
+            .into_iter()
+            .find(|known| known.as_str() == class)?;
+        Some((class, stream.parse().ok()?))
+    };
     match below.split_once('/')? {
-        ("p", boot) => boot.parse().ok().map(Mark::Predictions),
+        ("p", boot) => boot.parse().ok().map(Mark::Early),
         ("b", epoch) => epoch.parse().ok().map(Mark::Batches),
+        ("r", boot) => boot.parse().ok().map(Mark::Boot),
+        ("s", below) => {
+            let (boot, below) = below.split_once('/')?;
+            let (class, stream) = of_class(below)?;
+            Some(Mark::Stream(boot.parse().ok()?, class, stream))
+        }
+        ("f", below) => of_class(below).map(|(class, stream)| Mark::Sums(class, stream)),
+        ("n", "") => Some(Mark::Node),
         _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use lamppost_models::BootId;
+    use lamppost_models::{BootId, Epoch};
 
     use super::*;
 
@@ -68,11 +88,30 @@ mod tests {
             site: long.parse().unwrap(),
             node: long.parse().unwrap(),
         };
-        let mark = Mark::Predictions(BootId::from_u64(u64::MAX));
-        for key in [page(&path, u64::MAX), self::mark(&path, mark)] {
+        assert!(page(&path, u64::MAX).len() <= lamppost_store::KEY_BYTES_MAX);
+        let boot = BootId::from_u64(u64::MAX);
+        let stream = || long.parse().unwrap();
+        for mark in [
+            Mark::Early(boot),
+            Mark::Batches(Epoch::from_u64(7)),
+            Mark::Boot(boot),
+            Mark::Stream(boot, Class::Prediction, stream()),
+            Mark::Sums(Class::Sample, stream()),
+            Mark::Node,
+        ] {
+            let key = self::mark(&path, &mark);
             assert!(key.len() <= lamppost_store::KEY_BYTES_MAX, "{key}");
+            assert_eq!(parse_mark(&key[marks(&path).len()..]), Some(mark));
         }
-        assert_eq!(parse_mark("p/ffffffffffffffff"), Some(mark));
-        assert_eq!(parse_mark("x/ffffffffffffffff"), None);
+        assert_eq!(parse_mark("p/ffffffffffffffff"), Some(Mark::Early(boot)));
+        for wrong in [
+            "x/ffffffffffffffff",
+            "s/ffffffffffffffff/rumour/a",
+            "n/x",
+            "f/event",
+            "",
+        ] {
+            assert_eq!(parse_mark(wrong), None, "{wrong}");
+        }
     }
 }

@@ -22,6 +22,7 @@ use crate::config::Config;
 mod counters;
 mod ingest;
 mod keys;
+mod ledger;
 mod models;
 mod pages;
 mod rollouts;
@@ -32,8 +33,8 @@ pub(crate) use models::{ModelError, VERSION_BYTES_MAX};
 pub(crate) use pages::Wanted;
 pub(crate) use rollouts::RolloutError;
 
-/// Ledgers and shelves that stay in memory from one round to the next; each some 200 bytes, and up to 8 KiB while its node
-/// replays many boots. Beyond it all are dropped and read again as they are needed.
+/// Ledgers and shelves that stay in memory from one round to the next; each some 500 bytes for a stream, and more while its
+/// node replays many boots. Beyond it all are dropped and read again as they are needed.
 const DESKS_MAX: usize = 4_096;
 
 /// Why the state cannot be opened.

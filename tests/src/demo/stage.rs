@@ -418,6 +418,7 @@ fn live(topic: &Topic, message: &Message) -> Option<Prediction> {
         | Topic::Reported(_)
         | Topic::PredictionHistory(..)
         | Topic::Sample(..)
+        | Topic::Events(_)
         | Topic::Ack(_) => None,
     }
 }
@@ -428,6 +429,7 @@ fn note_centre(nodes: &mut [NodeView], topic: &Topic, message: &Message) {
     | Topic::Prediction(path, _)
     | Topic::PredictionHistory(path, _)
     | Topic::Sample(path, _)
+    | Topic::Events(path)
     | Topic::Ack(path)) = topic
     else {
         return;
@@ -444,12 +446,13 @@ fn note_centre(nodes: &mut [NodeView], topic: &Topic, message: &Message) {
             }
         }
         Topic::PredictionHistory(..) => {
-            if let Ok(batch) = serde_json::from_slice::<PredictionBatch>(&message.payload) {
+            let json = crate::batch::unpacked(&message.payload).unwrap_or_default();
+            if let Ok(batch) = serde_json::from_slice::<PredictionBatch>(&json) {
                 for prediction in &batch.records {
                     node.centre.note(prediction);
                 }
             }
         }
-        Topic::Release { .. } | Topic::Sample(..) | Topic::Ack(_) => {}
+        Topic::Release { .. } | Topic::Sample(..) | Topic::Events(_) | Topic::Ack(_) => {}
     }
 }

@@ -12,6 +12,7 @@ use lamppost_tests::zoo::{self, ZooModel};
 
 mod bad_input;
 mod demo;
+mod ledger;
 mod main_job;
 mod outage;
 mod releases;

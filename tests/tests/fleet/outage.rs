@@ -31,6 +31,7 @@ async fn replayed(
                 Some(message.payload.clone())
             })
             .await?;
+        let json = lamppost_tests::batch::unpacked(&json)?;
         let batch: PredictionBatch = serde_json::from_slice(&json)?;
         assert!(batch.records.iter().all(|record| record.replay));
         // A batch whose acknowledgement was late comes again, and is no news.

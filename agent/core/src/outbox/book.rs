@@ -3,18 +3,21 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lamppost_models::message::{BatchRange, Gap, GapReason, ReportedOutbox};
+use lamppost_models::ledger::{Class, LedgerEvent, LedgerEventKind, LossReason, Lost};
+use lamppost_models::message::{BatchRange, Gap, GapReason, ReportedLane, ReportedOutbox};
 use lamppost_models::{Epoch, Timestamp, V1};
 use serde::{Deserialize, Serialize};
 
+use super::clock::{Guarded, Now, is_over_age, is_too_old};
+use super::events::Events;
+use super::generation::{Generation, Meta, Run, Sum};
 use super::ranges::Ranges;
-use super::{is_too_old, number, place};
+use super::{Waiters, number, place};
+
+mod stock;
 
 /// Most losses that are told one by one: a retained message must stay small. The counters know all of them.
 const GAPS_MAX: usize = 16;
-/// Most ranges of a generation that are written down, so that the record stays below 7 KiB. What is acknowledged
-/// in a still wilder order is known until a restart, and sent again after it.
-pub const RANGES_KEPT_MAX: usize = 256;
 
 /// What was lost since the outbox was made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,37 +36,6 @@ pub struct Totals {
     pub gaps: Vec<Gap>,
 }
 
-/// What is known of one batch without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Meta {
-    /// Its records.
-    pub records: u32,
-    /// When it was stored.
-    pub stored: Timestamp,
-}
-
-/// What is known of one generation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Generation {
-    /// Format version.
-    pub v: V1,
-    /// Batches that were written to it.
-    pub count: u32,
-    /// Records in them.
-    pub records: u64,
-    /// Records in those that are done.
-    pub records_done: u64,
-    /// When the oldest batch that waits was stored, or an older one.
-    pub oldest: Timestamp,
-    /// When the newest batch was stored.
-    pub newest: Timestamp,
-    /// The batches that are done: acknowledged or lost.
-    pub done: Ranges,
-    /// Each batch, once they were looked at in this run.
-    #[serde(skip)]
-    index: Option<Vec<Option<Meta>>>,
-}
-
 /// What an acknowledgement finished.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Finished {
@@ -71,64 +43,8 @@ pub struct Finished {
     pub batches: u64,
     /// Records in them.
     pub records: u64,
-}
-
-impl Generation {
-    fn new(now: Timestamp) -> Self {
-        Self {
-            v: V1,
-            count: 0,
-            records: 0,
-            records_done: 0,
-            oldest: now,
-            newest: now,
-            done: Ranges::default(),
-            index: Some(Vec::new()),
-        }
-    }
-
-    /// Batches that wait.
-    pub fn batches(&self) -> u64 {
-        u64::from(self.count).saturating_sub(self.done.len())
-    }
-
-    /// Records that wait.
-    pub fn records_waiting(&self) -> u64 {
-        if self.batches() == 0 {
-            0
-        } else {
-            self.records.saturating_sub(self.records_done)
-        }
-    }
-
-    /// Whether nothing waits.
-    pub fn is_drained(&self) -> bool {
-        self.batches() == 0
-    }
-
-    /// Whether each batch is known.
-    pub fn is_indexed(&self) -> bool {
-        self.index.is_some()
-    }
-
-    /// The form that is written down.
-    #[must_use]
-    pub fn kept(&self) -> Self {
-        Self {
-            done: self.done.truncated(RANGES_KEPT_MAX),
-            index: None,
-            ..self.clone()
-        }
-    }
-
-    fn records_within(&self, from: u32, to: u32) -> u64 {
-        let Some(index) = &self.index else { return 0 };
-        let within = index
-            .iter()
-            .skip(from as usize)
-            .take((to - from) as usize + 1);
-        within.flatten().map(|meta| u64::from(meta.records)).sum()
-    }
+    /// Batches of events, beside those.
+    pub events: u64,
 }
 
 /// All generations, and what was lost.
@@ -136,6 +52,9 @@ impl Generation {
 pub struct Book {
     totals: Totals,
     generations: BTreeMap<u32, Generation>,
+    events: Events,
+    now: Now,
+    guarded: Guarded,
 }
 
 impl Book {
@@ -149,18 +68,51 @@ impl Book {
             lost_batches: 0,
             gaps: Vec::new(),
         };
-        Self {
-            totals,
-            generations: BTreeMap::new(),
-        }
+        Self::restore(totals, BTreeMap::new(), Events::default())
     }
 
     /// The book as it was written down.
-    pub fn restore(totals: Totals, generations: BTreeMap<u32, Generation>) -> Self {
+    pub fn restore(totals: Totals, generations: BTreeMap<u32, Generation>, events: Events) -> Self {
         Self {
             totals,
             generations,
+            events,
+            now: Timestamp::EPOCH.into(),
+            guarded: Guarded::default(),
         }
+    }
+
+    /// Looks at the clocks.
+    pub fn look(&mut self, now: Now) {
+        self.now = now;
+        self.guarded.look(now);
+    }
+
+    /// Goes on with the clocks of another book, which was there before this one was read.
+    #[must_use]
+    pub fn with_clocks_of(self, other: &Self) -> Self {
+        let (now, guarded) = (other.now, other.guarded);
+        Self {
+            now,
+            guarded,
+            ..self
+        }
+    }
+
+    /// The events that wait.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// The same, to be changed.
+    pub fn events_mut(&mut self) -> &mut Events {
+        &mut self.events
+    }
+
+    /// Takes in an event of the ledger, noticed now.
+    pub fn tell(&mut self, event: LedgerEventKind) {
+        let at = self.now.wall;
+        self.events.push(LedgerEvent { v: V1, at, event });
     }
 
     /// What was lost.
@@ -186,8 +138,16 @@ impl Book {
     }
 
     /// Notes a new, empty generation.
-    pub fn begin(&mut self, generation: u32, now: Timestamp) {
-        self.generations.insert(generation, Generation::new(now));
+    pub fn begin(&mut self, generation: u32, class: Class, now: Timestamp) {
+        self.generations
+            .insert(generation, Generation::new(class, now));
+    }
+
+    /// Notes that nothing more is written to a generation.
+    pub fn seal(&mut self, generation: u32) {
+        if let Some(entry) = self.generations.get_mut(&generation) {
+            entry.open = false;
+        }
     }
 
     /// Forgets a generation.
@@ -204,99 +164,29 @@ impl Book {
 
     /// Notes a batch that was written at [`next_place`](Self::next_place); returns its number.
     pub fn appended(&mut self, generation: u32, meta: Meta) -> u64 {
-        let entry = self
-            .generations
-            .entry(generation)
-            .or_insert_with(|| Generation::new(meta.stored));
-        if entry.is_drained() {
-            entry.oldest = meta.stored;
-        }
+        let new = || Generation::new(Class::Prediction, meta.stored);
+        let entry = self.generations.entry(generation).or_insert_with(new);
         let place = entry.count;
-        entry.count += 1;
-        entry.records += u64::from(meta.records);
-        entry.oldest = entry.oldest.min(meta.stored);
-        entry.newest = entry.newest.max(meta.stored);
-        if let Some(index) = &mut entry.index {
-            index.push(Some(meta));
-        }
+        entry.push(meta);
         number(generation, place)
     }
 
-    /// Notes what was found in a generation, place by place, and what was not: a batch that waits and is not there is
-    /// lost. Places behind the known count are of a write that was never acknowledged to the caller: they are left out.
-    pub fn indexed(&mut self, generation: u32, mut index: Vec<Option<Meta>>) {
-        let Some(entry) = self.generations.get_mut(&generation) else {
-            return;
-        };
-        index.resize(entry.count as usize, None);
-        let done = entry.done.clone();
-        let known = |place: usize| u32::try_from(place).is_ok_and(|place| done.contains(place));
-        let is_gap = |(place, meta): (usize, &Option<Meta>)| meta.is_none() && !known(place);
-        let gaps: Vec<u32> = index
-            .iter()
-            .enumerate()
-            .filter(|item| is_gap(*item))
-            .map(|(place, _)| place)
-            .filter_map(|place| u32::try_from(place).ok())
-            .collect();
-        let waiting = || {
-            index
-                .iter()
-                .enumerate()
-                .filter(|(place, _)| !known(*place))
-                .filter_map(|(_, meta)| *meta)
-        };
-        let records_waiting: u64 = waiting().map(|meta| u64::from(meta.records)).sum();
-        entry.oldest = waiting()
-            .map(|meta| meta.stored)
-            .min()
-            .unwrap_or(entry.newest);
-        // The sum that was written down stays: what the disk lost is the difference.
-        let missing = entry
-            .records
-            .saturating_sub(entry.records_done)
-            .saturating_sub(records_waiting);
-        entry.index = Some(index);
-        for (nth, place) in gaps.into_iter().enumerate() {
-            self.lose_run(
-                generation,
-                place,
-                place,
-                if nth == 0 { missing } else { 0 },
-                GapReason::Damaged,
-            );
-        }
+    /// The first batch of a class that waits behind `after`, or at all.
+    pub fn next_of(&self, class: Class, after: Option<u64>) -> Option<u64> {
+        self.next(after, |entry| entry.class == class)
     }
 
-    /// Takes over the count of a generation that ended without being closed: all that is in it counts.
-    pub fn recounted(&mut self, generation: u32, index: Vec<Option<Meta>>) {
-        let Some(entry) = self.generations.get_mut(&generation) else {
-            return;
-        };
-        entry.count = u32::try_from(index.len()).unwrap_or(u32::MAX);
-        let metas = || index.iter().flatten();
-        entry.records = metas().map(|meta| u64::from(meta.records)).sum();
-        entry.newest = metas()
-            .map(|meta| meta.stored)
-            .max()
-            .unwrap_or(entry.newest);
-        let done = index
-            .iter()
-            .zip(0_u32..)
-            .filter(|(_, place)| entry.done.contains(*place));
-        entry.records_done = done
-            .filter_map(|(meta, _)| *meta)
-            .map(|meta| u64::from(meta.records))
-            .sum();
-        self.indexed(generation, index);
+    /// Whether a batch waits.
+    pub fn waits(&self, batch: u64) -> bool {
+        self.next(batch.checked_sub(1), |_| true) == Some(batch)
     }
 
-    /// The first batch that waits behind `after`, or at all.
-    pub fn next_waiting(&self, after: Option<u64>) -> Option<u64> {
+    fn next(&self, after: Option<u64>, wanted: impl Fn(&Generation) -> bool) -> Option<u64> {
         let (from_generation, from_place) =
             after.map_or((0, 0), |after| place(after.saturating_add(1)));
         self.generations
             .range(from_generation..)
+            .filter(|(_, entry)| wanted(entry))
             .find_map(|(&generation, entry)| {
                 let from = if generation == from_generation {
                     from_place
@@ -332,6 +222,9 @@ impl Book {
                 finished.records += records;
             }
         }
+        if range.epoch == self.totals.epoch {
+            finished.events += self.events.acknowledge(range);
+        }
         finished
     }
 
@@ -366,30 +259,31 @@ impl Book {
     }
 
     /// The generations in which some, but not all, of what waits is too old, and whose batches are not known.
-    pub fn unknown_in_part_expired(&self, now: Timestamp, age_max: Duration) -> Vec<u32> {
+    pub fn unknown_in_part_expired(&self, age_max: impl Fn(Class) -> Duration) -> Vec<u32> {
         let in_part = self.generations.iter().filter(|(_, entry)| {
+            let age_max = age_max(entry.class);
             !entry.is_drained()
                 && !entry.is_indexed()
-                && is_too_old(entry.oldest, now, age_max)
-                && !is_too_old(entry.newest, now, age_max)
+                && self.is_over_age(entry.oldest, None, age_max)
+                && !self.is_over_age(entry.newest, None, age_max)
         });
         in_part.map(|(generation, _)| *generation).collect()
     }
 
     /// Notes that what is too old is lost.
-    pub fn expire(&mut self, now: Timestamp, age_max: Duration) -> Finished {
+    pub fn expire(&mut self, age_max: impl Fn(Class) -> Duration) -> Finished {
         let mut expired = Vec::new();
         for (&generation, entry) in &self.generations {
-            if entry.is_drained() || !is_too_old(entry.oldest, now, age_max) {
+            let age_max = age_max(entry.class);
+            if entry.is_drained() || !is_too_old(entry.oldest, self.now.wall, age_max) {
                 continue;
             }
             let too_old = |place: u32| match &entry.index {
                 Some(index) => index
                     .get(place as usize)
-                    .copied()
-                    .flatten()
-                    .is_some_and(|meta| is_too_old(meta.stored, now, age_max)),
-                None => is_too_old(entry.newest, now, age_max),
+                    .and_then(Option::as_ref)
+                    .is_some_and(|meta| self.is_over_age(meta.stored, meta.steady_s, age_max)),
+                None => self.is_over_age(entry.newest, None, age_max),
             };
             let mut places = Ranges::default();
             for (from, to) in entry.done.missing(0, entry.count) {
@@ -412,34 +306,77 @@ impl Book {
         finished
     }
 
-    /// The generations, but the active one, in which nothing waits.
-    pub fn drained(&self, active: Option<u32>) -> Vec<u32> {
+    fn is_over_age(&self, stored: Timestamp, steady_s: Option<u32>, age_max: Duration) -> bool {
+        is_over_age(stored, steady_s, self.now, &self.guarded, age_max)
+    }
+
+    /// The generations, but those that are written to, in which nothing waits.
+    pub fn drained(&self, active: &[u32]) -> Vec<u32> {
         let drained = self
             .generations
             .iter()
             .filter(|(_, entry)| entry.is_drained());
         drained
             .map(|(generation, _)| *generation)
-            .filter(|generation| Some(*generation) != active)
+            .filter(|generation| !active.contains(generation))
             .collect()
     }
 
-    /// What the node reports.
+    /// What the node reports, but for the bytes of the lanes.
     pub fn report(&self, bytes: u64, unwritten: u64) -> ReportedOutbox {
+        let lanes: Vec<ReportedLane> = Class::ALL.map(|class| self.lane(class)).into();
+        let data = || lanes.iter().filter(|lane| lane.class != Class::Event);
         ReportedOutbox {
-            batches: self.generations.values().map(Generation::batches).sum(),
-            records: self
-                .generations
-                .values()
-                .map(Generation::records_waiting)
-                .sum(),
+            batches: data().map(|lane| lane.batches).sum(),
+            records: data().map(|lane| lane.records).sum(),
             bytes,
             evicted: self.totals.evicted,
             expired: self.totals.expired,
             lost_batches: self.totals.lost_batches,
             unwritten,
             gaps: self.totals.gaps.clone(),
+            lanes,
+            ..ReportedOutbox::default()
         }
+    }
+
+    fn lane(&self, class: Class) -> ReportedLane {
+        let mut lane = ReportedLane {
+            class,
+            batches: 0,
+            records: 0,
+            bytes: 0,
+            cap_bytes: 0,
+            oldest: None,
+        };
+        if class == Class::Event {
+            lane.batches = self.events.groups();
+            lane.records = self.events.len() as u64;
+            lane.oldest = self.events.oldest();
+            return lane;
+        }
+        let waiting = self.generations.values();
+        for entry in waiting.filter(|entry| entry.class == class && !entry.is_drained()) {
+            lane.batches += entry.batches();
+            lane.records += entry.records_waiting();
+            let oldest = lane
+                .oldest
+                .map_or(entry.oldest, |oldest| oldest.min(entry.oldest));
+            lane.oldest = Some(oldest);
+        }
+        lane
+    }
+
+    /// All that is here by number, and all that was lost and not told yet.
+    pub fn waiters(&self) -> Waiters {
+        let mut waiters = Waiters::default();
+        for entry in self.generations.values() {
+            for run in entry.runs_waiting() {
+                waiters.add(entry.class, &run.stream, run.boot, run.from, run.to);
+            }
+        }
+        self.events.add_to(&mut waiters);
+        waiters
     }
 
     /// The parts of a range that lie in known generations, as (generation, first place, last place).
@@ -485,7 +422,11 @@ impl Book {
             let records = if all && last {
                 left
             } else {
-                entry.records_within(from, to).min(left)
+                entry
+                    .metas(from, to)
+                    .map(|meta| u64::from(meta.records))
+                    .sum::<u64>()
+                    .min(left)
             };
             left -= records;
             entry.done.insert(from, to);
@@ -500,18 +441,74 @@ impl Book {
         for (from, to, records) in self.settle(generation, from, to) {
             finished.batches += u64::from(to - from) + 1;
             finished.records += records;
+            self.tell_places(generation, from, to, records, reason);
             self.count_loss(generation, from, to, records, reason);
         }
         finished
     }
 
-    /// As [`lose`](Self::lose), for batches whose records are known only in sum.
-    fn lose_run(&mut self, generation: u32, from: u32, to: u32, records: u64, reason: GapReason) {
-        if let Some(entry) = self.generations.get_mut(&generation) {
-            entry.done.insert(from, to);
-            entry.records_done += records;
-            self.count_loss(generation, from, to, records, reason);
+    /// Tells the records of all that waits in a generation as lost, and leaves it as it is.
+    pub fn tell_generation(&mut self, generation: u32, reason: LossReason) {
+        let Some(entry) = self.generations.get(&generation) else {
+            return;
+        };
+        let class = entry.class;
+        let records = entry.records_waiting();
+        let runs: Vec<Run> = entry.runs_waiting().into_iter().cloned().collect();
+        for run in runs {
+            let span = (run.to - run.from).saturating_add(1);
+            self.tell_lost(class, run, records.min(span), reason);
         }
+    }
+
+    /// Tells the records of some places, which were lost, by number.
+    fn tell_places(
+        &mut self,
+        generation: u32,
+        from: u32,
+        to: u32,
+        records: u64,
+        reason: GapReason,
+    ) {
+        let Some(entry) = self.generations.get(&generation) else {
+            return;
+        };
+        let class = entry.class;
+        let mut left = records;
+        let mut runs: Vec<(Run, u64)> = Vec::new();
+        if entry.is_indexed() {
+            let metas = entry.metas(from, to);
+            runs.extend(metas.filter_map(|meta| Some((meta.run.clone()?, meta.records.into()))));
+        } else {
+            // Each batch that waits is lost, and which records were in those that do not is not known.
+            for Sum { run, records } in &entry.sums {
+                let part = (*records).min(left);
+                left -= part;
+                runs.push((run.clone(), part));
+            }
+        }
+        for (run, records) in runs {
+            self.tell_lost(class, run, records, loss(reason));
+        }
+    }
+
+    /// Tells that records will never come.
+    pub fn tell_lost(&mut self, class: Class, run: Run, records: u64, reason: LossReason) {
+        let Run {
+            stream,
+            boot,
+            from,
+            to,
+        } = run;
+        self.tell(LedgerEventKind::Lost(Lost {
+            class,
+            stream,
+            boot,
+            from,
+            to,
+            records,
+            reason,
+        }));
     }
 
     fn count_loss(&mut self, generation: u32, from: u32, to: u32, records: u64, reason: GapReason) {
@@ -548,6 +545,15 @@ impl Book {
         });
         let over = gaps.len().saturating_sub(GAPS_MAX);
         gaps.drain(..over);
+    }
+}
+
+/// Why records are lost when their batches are.
+const fn loss(reason: GapReason) -> LossReason {
+    match reason {
+        GapReason::Evicted => LossReason::Evicted,
+        GapReason::Expired => LossReason::Expired,
+        GapReason::Damaged => LossReason::Damaged,
     }
 }
 

@@ -189,7 +189,7 @@ fn another_version_is_refused_and_nothing_is_thrown_away() {
     let dir = tempfile::tempdir().unwrap();
     let mut outbox = open(dir.path());
     append(&mut outbox, 0..3, 10);
-    let active = outbox.active.as_ref().unwrap();
+    let active = &outbox.actives[&Class::Prediction];
     active
         .store
         .commit(&[Write::put("s", r#"{"v":2}"#)])

@@ -223,3 +223,25 @@ fn a_record_of_a_new_node_makes_an_entry() {
     );
     assert_eq!(presence(&inventory, 3), Presence::Unknown);
 }
+
+#[test]
+fn a_late_report_of_the_run_before_is_not_current() {
+    let mut inventory = Inventory::new(10);
+    let (a, up) = (path("a"), |boot| status(NodeState::Up, boot));
+    let current = |inventory: &Inventory| {
+        let report = inventory.get(&path("a")).unwrap().current_report();
+        report.map(|report| report.boot.as_u64())
+    };
+    inventory.on_status(&a, up(1), at(1)).unwrap();
+    inventory.on_reported(&a, report(1, 1), at(1)).unwrap();
+    assert_eq!(current(&inventory), Some(1));
+    inventory.on_status(&a, up(2), at(2)).unwrap();
+    inventory.on_reported(&a, report(1, 2), at(3)).unwrap();
+    assert_eq!(current(&inventory), None);
+    inventory.on_reported(&a, report(2, 4), at(4)).unwrap();
+    assert_eq!(current(&inventory), Some(2));
+    inventory
+        .on_status(&a, status(NodeState::Down, 2), at(5))
+        .unwrap();
+    assert_eq!(current(&inventory), Some(2));
+}

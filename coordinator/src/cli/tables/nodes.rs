@@ -1,7 +1,10 @@
 //! Nodes.
 
 use lamppost_coordinator_core::{Presence, Shelf};
-use lamppost_models::message::{ActiveSlot, CandidateSlot, ReportedModel, TrialState};
+use lamppost_models::message::{
+    ActiveSlot, CandidateSlot, ReportedBudget, ReportedLane, ReportedModel, ReportedOutbox,
+    TrialState,
+};
 use lamppost_models::{Reported, Timestamp};
 
 use super::{ago, clean, or_dash, quality, table, word};
@@ -168,7 +171,53 @@ fn report(reported: &Reported, now: Timestamp) -> Vec<String> {
         human_bytes(outbox.bytes)
     );
     let age = format!("reported {}:", ago(reported.at, now));
-    vec![age, models, streams, outbox]
+    let mut parts = vec![age, models, streams, outbox];
+    parts.extend(lanes(&reported.outbox, now));
+    parts.extend(budget(&reported.outbox, now));
+    let stale = reported.streams.iter().filter_map(|stream| {
+        let silent = human_span_ms(now.ms_since(stream.stale_since?));
+        let name = &stream.name;
+        Some(format!("stream {name} is stale: no reading for {silent}"))
+    });
+    parts.extend(stale);
+    parts
+}
+
+/// What each class of records takes of its room.
+fn lanes(outbox: &ReportedOutbox, now: Timestamp) -> Option<String> {
+    let lane = |lane: &ReportedLane| {
+        [
+            lane.class.to_string(),
+            lane.batches.to_string(),
+            lane.records.to_string(),
+            human_bytes(lane.bytes),
+            human_bytes(lane.cap_bytes),
+            or_dash(lane.oldest.map(|oldest| ago(oldest, now))),
+        ]
+    };
+    (!outbox.lanes.is_empty()).then(|| {
+        table(
+            ["CLASS", "BATCHES", "RECORDS", "SIZE", "ROOM", "OLDEST"],
+            outbox.lanes.iter().map(lane),
+        )
+    })
+}
+
+fn budget(outbox: &ReportedOutbox, now: Timestamp) -> Option<String> {
+    let ReportedBudget {
+        since,
+        used_bytes,
+        limit_bytes,
+    } = outbox.budget.as_ref()?;
+    let of = limit_bytes.map_or_else(
+        || ", without a limit".to_owned(),
+        |limit| format!(" of {} a day", human_bytes(limit)),
+    );
+    Some(format!(
+        "sent: {}{of}, since the day began {}",
+        human_bytes(*used_bytes),
+        ago(*since, now)
+    ))
 }
 
 /// A row for each version of a model that a node speaks of: what runs, what ran before, what is wanted.

@@ -1,9 +1,11 @@
+use lamppost_coordinator_core::ledger::{Missing, StreamAccount};
 use lamppost_coordinator_core::progress::{NodeProgress, NodeRow, Summary};
 use lamppost_coordinator_core::rollout::{Cause, Rollout, Target};
-use lamppost_coordinator_core::{Presence, Shelf};
+use lamppost_coordinator_core::{Account, Presence, Shelf, Tally};
+use lamppost_models::ledger::Class;
 use lamppost_models::message::{
-    ActiveSlot, CandidateSlot, NodeState, ReportedModel, ReportedOutbox, ReportedStream,
-    StreamCounters, TrialState, Verdict,
+    ActiveSlot, CandidateSlot, NodeState, ReportedBudget, ReportedLane, ReportedModel,
+    ReportedOutbox, ReportedStream, StreamCounters, TrialState, Verdict,
 };
 use lamppost_models::release::{BundleRef, Sequence};
 use lamppost_models::{BootId, NodePath, Reported, Status, V1};
@@ -11,7 +13,7 @@ use semver::Version;
 use serde_json::json;
 
 use super::*;
-use crate::api::{NodeView, RolloutView};
+use crate::api::{LedgerView, NodeView, RolloutView, StaleStream};
 
 fn at(seconds: i64) -> Timestamp {
     "2026-11-24T08:00:00Z"
@@ -136,6 +138,17 @@ fn rows() -> Vec<NodeRow> {
     states.into_iter().enumerate().map(row).collect()
 }
 
+fn lane(class: Class, records: u64, oldest: Option<Timestamp>) -> ReportedLane {
+    ReportedLane {
+        class,
+        batches: records.div_ceil(35),
+        records,
+        bytes: records * 200,
+        cap_bytes: 64_000_000,
+        oldest,
+    }
+}
+
 fn node_view(node: &str, presence: Presence) -> NodeView {
     let status = Status {
         v: V1,
@@ -172,12 +185,24 @@ fn node_view(node: &str, presence: Presence) -> NodeView {
         name: "i94".parse().unwrap(),
         model: model.name.clone(),
         last_reading: None,
+        stale_since: Some(at(-900)),
+        local: false,
         counters,
     };
     let outbox = ReportedOutbox {
         batches: 2,
         records: 70,
         bytes: 14_000,
+        lanes: vec![
+            lane(Class::Event, 0, None),
+            lane(Class::Prediction, 70, Some(at(-1_800))),
+            lane(Class::Sample, 0, None),
+        ],
+        budget: Some(ReportedBudget {
+            since: at(-28_800),
+            used_bytes: 1_234_567,
+            limit_bytes: Some(20_000_000),
+        }),
         ..ReportedOutbox::default()
     };
     let (boot, models, streams) = (status.boot, vec![model], vec![stream]);
@@ -271,6 +296,96 @@ fn nodes_in_a_list_and_alone() {
         "a node's words must not move the cursor"
     );
     insta::assert_snapshot!(node);
+}
+
+fn ledger_view(node: &str, account: Account) -> LedgerView {
+    LedgerView {
+        path: path(node),
+        presence: Presence::Up,
+        reported_at: Some(at(-5)),
+        report_is_old: false,
+        stale_streams: Vec::new(),
+        account: Account {
+            boots: 2,
+            reported: true,
+            ..account
+        },
+    }
+}
+
+/// A ledger in which every column has a number of its own, and with all that can be wrong.
+fn troubled_ledger() -> LedgerView {
+    let stream: lamppost_models::StreamName = "i94".parse().unwrap();
+    let tally = Tally {
+        produced: 9_999,
+        delivered: 9_900,
+        duplicated: 35,
+        evicted: 21,
+        expired: 20,
+        damaged: 19,
+        unwritten: 4,
+        dropped: 3,
+        forgotten: 2,
+        crash: 1,
+        in_flight: 11,
+        missing: 18,
+    };
+    let missing = |from, to| Missing {
+        class: Class::Prediction,
+        stream: stream.clone(),
+        boot: BootId::from_u64(0x9f3a),
+        from,
+        to,
+    };
+    let account = Account {
+        streams: vec![StreamAccount {
+            class: Class::Prediction,
+            stream: stream.clone(),
+            tally,
+        }],
+        missing: vec![missing(17, 17), missing(40, 52)],
+        folded_boots: 9,
+        folded_open: 1,
+        unjudged_boots: 1,
+        events_waiting: 3,
+        events_forgotten: 2,
+        waiting_joined: true,
+        ..Account::default()
+    };
+    LedgerView {
+        presence: Presence::Down { since: at(-700) },
+        reported_at: Some(at(-720)),
+        report_is_old: true,
+        stale_streams: vec![StaleStream {
+            stream,
+            since: at(-900),
+        }],
+        ..ledger_view("gw-1", account)
+    }
+}
+
+#[test]
+fn ledgers_good_and_bad() {
+    let sum = StreamAccount {
+        class: Class::Sample,
+        stream: "air".parse().unwrap(),
+        tally: Tally {
+            produced: 12,
+            delivered: 12,
+            ..Tally::default()
+        },
+    };
+    let good = Account {
+        streams: vec![sum],
+        ..Account::default()
+    };
+    let nodes = [troubled_ledger(), ledger_view("gw-2", good)];
+    insta::assert_snapshot!("ledger", ledger(&nodes, at(0)));
+    let mut new = ledger_view("gw-3", Account::default());
+    new.account.reported = false;
+    insta::assert_snapshot!("ledger_of_nothing", ledger(&[new], at(0)));
+    let json = serde_json::to_string_pretty(&nodes[0]).unwrap();
+    insta::assert_snapshot!("ledger_json", json);
 }
 
 #[test]

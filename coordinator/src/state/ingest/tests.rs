@@ -8,7 +8,7 @@ use crate::state::testing::{all, at, disk_full, open, settings};
 
 const STREAM: &str = "i94";
 
-fn path(node: &str) -> NodePath {
+pub(in crate::state) fn path(node: &str) -> NodePath {
     NodePath {
         site: "s".parse().unwrap(),
         node: node.parse().unwrap(),
@@ -40,18 +40,18 @@ fn prediction(boot: u64, number: u64) -> Prediction {
     }
 }
 
-fn incoming(node: &str, below: &str, payload: Vec<u8>) -> Incoming {
+pub(in crate::state) fn incoming(node: &str, below: &str, payload: Vec<u8>) -> Incoming {
     Incoming {
         topic: format!("lamppost/v1/nodes/s/{node}/{below}"),
         payload: payload.into(),
     }
 }
 
-fn live(node: &str, boot: u64, number: u64) -> Incoming {
+pub(in crate::state) fn live(node: &str, boot: u64, number: u64) -> Incoming {
     incoming(node, "pred/i94", json(&prediction(boot, number)))
 }
 
-fn batch(node: &str, number: u64, ids: &[(u64, u64)]) -> Incoming {
+pub(in crate::state) fn batch(node: &str, number: u64, ids: &[(u64, u64)]) -> Incoming {
     let record = |&(boot, number)| Prediction {
         replay: true,
         ..prediction(boot, number)
@@ -76,7 +76,11 @@ fn stored(state: &mut State, node: &str) -> Vec<(u64, u64)> {
         .collect()
 }
 
-fn ack(node: &str, predictions: &[(u64, u64, u64)], batches: &[(u64, u64)]) -> NodeAck {
+pub(in crate::state) fn ack(
+    node: &str,
+    predictions: &[(u64, u64, u64)],
+    batches: &[(u64, u64)],
+) -> NodeAck {
     let predictions = predictions.iter().map(|&(boot, from, to)| PredictionRange {
         boot: BootId::from_u64(boot),
         from,

@@ -1,7 +1,11 @@
 //! The book against a list of all batches that ever were.
 
+use std::collections::BTreeSet;
+
+use lamppost_models::BootId;
 use proptest::prelude::*;
 
+use super::super::RANGES_KEPT_MAX;
 use super::*;
 
 const AGE_MAX: Duration = Duration::from_secs(100);
@@ -12,10 +16,18 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn meta(records: u32, seconds: i64) -> Meta {
-    Meta {
-        records,
-        stored: at(seconds),
-    }
+    Meta::of(records, at(seconds).into(), None)
+}
+
+/// A batch of records that begin with `from`.
+fn numbered(records: u32, seconds: i64, from: u64) -> Meta {
+    let run = super::Run {
+        stream: "s".parse().unwrap(),
+        boot: BootId::from_u64(5),
+        from,
+        to: from + u64::from(records) - 1,
+    };
+    Meta::of(records, at(seconds).into(), Some(run))
 }
 
 fn epoch() -> Epoch {
@@ -84,9 +96,21 @@ impl Oracle {
             .0
             .iter()
             .filter(|batch| place(batch.number).0 == generation);
+        // Read from the disk: by the steady clock of this run it was never stored.
+        let read = |meta: &Meta| Meta {
+            steady_s: None,
+            ..meta.clone()
+        };
         within
-            .map(|batch| (!batch.unreadable).then_some(batch.meta))
+            .map(|batch| (!batch.unreadable).then(|| read(&batch.meta)))
             .collect()
+    }
+
+    /// The numbers of records of the batches that are so.
+    fn seqs(&self, which: impl Fn(Fate) -> bool) -> BTreeSet<u64> {
+        let batches = self.0.iter().filter(|batch| which(batch.fate));
+        let runs = batches.filter_map(|batch| batch.meta.run.as_ref());
+        runs.flat_map(|run| run.from..=run.to).collect()
     }
 }
 
@@ -121,14 +145,20 @@ struct Run {
     oracle: Oracle,
     active: u32,
     seconds: i64,
+    next_seq: u64,
+    /// Events that were acknowledged.
+    told: Vec<LedgerEvent>,
 }
 
 impl Run {
     fn new() -> Self {
         let mut book = Book::new(epoch());
-        book.begin(0, at(0));
+        book.look(at(0).into());
+        book.begin(0, Class::Prediction, at(0));
         Self {
             book,
+            next_seq: 0,
+            told: Vec::new(),
             oracle: Oracle::default(),
             active: 0,
             seconds: 0,
@@ -147,15 +177,19 @@ impl Run {
         match step {
             Step::Rotate => {
                 self.active += 1;
-                self.book.begin(self.active, at(self.seconds));
-                for generation in self.book.drained(Some(self.active)) {
+                self.book.seal(self.active - 1);
+                self.book
+                    .begin(self.active, Class::Prediction, at(self.seconds));
+                for generation in self.book.drained(&[self.active]) {
                     self.book.remove(generation);
                 }
             }
             Step::Append { records, seconds } => {
                 self.seconds += seconds;
-                let meta = meta(records, self.seconds);
-                let number = self.book.appended(self.active, meta);
+                self.book.look(at(self.seconds).into());
+                let meta = numbered(records, self.seconds, self.next_seq);
+                self.next_seq += u64::from(records);
+                let number = self.book.appended(self.active, meta.clone());
                 assert!(
                     self.oracle.0.last().is_none_or(|last| last.number < number),
                     "numbers grow"
@@ -188,10 +222,11 @@ impl Run {
             }
             Step::Expire => {
                 let now = at(self.seconds + 50);
-                for generation in self.book.unknown_in_part_expired(now, AGE_MAX) {
+                self.book.look(now.into());
+                for generation in self.book.unknown_in_part_expired(|_| AGE_MAX) {
                     self.index(generation);
                 }
-                let lost = self.book.expire(now, AGE_MAX);
+                let lost = self.book.expire(|_| AGE_MAX);
                 let wanted = self.oracle.settle(Fate::Lost(GapReason::Expired), |batch| {
                     now.ms_since(batch.meta.stored) > 100_000
                 });
@@ -220,12 +255,16 @@ impl Run {
         for generation in self.book.unknown_within(range) {
             self.index(generation);
         }
+        // More of them than were shown; what is told twice is no matter.
+        self.told.extend(self.book.events().kept_all());
         let finished = self.book.acknowledge(range);
         let within = range.from..=range.to;
+        let wanted = self
+            .oracle
+            .settle(Fate::Done, |batch| within.contains(&batch.number));
         assert_eq!(
-            finished,
-            self.oracle
-                .settle(Fate::Done, |batch| within.contains(&batch.number))
+            (finished.batches, finished.records),
+            (wanted.batches, wanted.records)
         );
         assert_eq!(
             self.book.acknowledge(range),
@@ -241,13 +280,16 @@ impl Run {
             .book
             .generations()
             .map(|(generation, entry)| {
-                (
-                    generation,
-                    serde_json::from_str(&serde_json::to_string(&entry.kept()).unwrap()).unwrap(),
-                )
+                let text = serde_json::to_string(&entry.kept()).unwrap();
+                let mut read: Generation = serde_json::from_str(&text).unwrap();
+                read.sums = entry.kept().sums;
+                (generation, read)
             })
             .collect();
-        self.book = Book::restore(serde_json::from_str(&totals).unwrap(), generations);
+        self.book.events_mut().place(self.active);
+        let events = Events::restore(self.book.events().kept());
+        let read = Book::restore(serde_json::from_str(&totals).unwrap(), generations, events);
+        self.book = read.with_clocks_of(&self.book);
         let active = self.active;
         self.oracle.settle(Fate::Lost(GapReason::Damaged), |batch| {
             batch.unreadable && place(batch.number).0 == active
@@ -256,9 +298,45 @@ impl Run {
         self.step(Step::Rotate);
     }
 
+    /// Each record that is lost was told by number, and each that waits is known to.
+    fn check_numbers(&self) {
+        let told = |lost: &Lost| lost.from..=lost.to;
+        let mut events = self.book.events().kept_all();
+        events.extend(self.told.iter().cloned());
+        let told: BTreeSet<u64> = events
+            .iter()
+            .filter_map(|event| match &event.event {
+                LedgerEventKind::Lost(lost) => Some(told(lost)),
+                LedgerEventKind::Ended(_) => None,
+            })
+            .flatten()
+            .collect();
+        let lost = self.oracle.seqs(|fate| matches!(fate, Fate::Lost(_)));
+        let waiting = self.oracle.seqs(|fate| fate == Fate::Waits);
+        assert!(
+            told.is_superset(&lost),
+            "{lost:?} are lost, told {events:?}"
+        );
+        assert!(
+            told.is_disjoint(&waiting),
+            "{waiting:?} wait, told {events:?}"
+        );
+        let (waiters, joined) = self.book.waiters().told();
+        let waiters = waiters.iter().flat_map(|waiting| &waiting.ranges);
+        let waiters: BTreeSet<u64> = waiters.flat_map(|(from, to)| *from..=*to).collect();
+        assert!(waiters.is_superset(&waiting));
+        let done = self.oracle.seqs(|fate| fate == Fate::Done);
+        let all = waiting.union(&lost).chain(&done).copied().collect();
+        assert!(joined || waiters.is_subset(&all));
+    }
+
     fn check(&self) {
+        self.check_numbers();
         let mut waiting = Vec::new();
-        while let Some(next) = self.book.next_waiting(waiting.last().copied()) {
+        while let Some(next) = self
+            .book
+            .next_of(Class::Prediction, waiting.last().copied())
+        {
             waiting.push(next);
         }
         assert_eq!(waiting, self.oracle.waiting());
@@ -311,7 +389,7 @@ proptest! {
 #[test]
 fn acknowledgements_of_another_outbox_or_of_nothing_change_nothing() {
     let mut book = Book::new(epoch());
-    book.begin(1, at(0));
+    book.begin(1, Class::Prediction, at(0));
     book.appended(1, meta(3, 0));
     let other = BatchRange {
         epoch: Epoch::from_u64(8),
@@ -326,14 +404,16 @@ fn acknowledgements_of_another_outbox_or_of_nothing_change_nothing() {
     ] {
         assert_eq!(book.acknowledge(range), Finished::default());
     }
-    assert_eq!(book.next_waiting(None), Some(number(1, 0)));
-    assert_eq!(book.next_waiting(Some(u64::MAX)), None);
+    assert!(book.waits(number(1, 0)) && !book.waits(number(1, 1)));
+    assert_eq!(book.next_of(Class::Prediction, None), Some(number(1, 0)));
+    assert_eq!(book.next_of(Class::Prediction, Some(u64::MAX)), None);
+    assert_eq!(book.next_of(Class::Sample, None), None);
 }
 
 #[test]
 fn losses_that_touch_are_one_gap_and_old_gaps_make_room() {
     let mut book = Book::new(epoch());
-    book.begin(0, at(0));
+    book.begin(0, Class::Prediction, at(0));
     for _ in 0..60 {
         book.appended(0, meta(2, 0));
     }
@@ -359,7 +439,7 @@ fn losses_that_touch_are_one_gap_and_old_gaps_make_room() {
 #[test]
 fn the_written_form_of_a_wild_generation_is_bounded() {
     let mut book = Book::new(epoch());
-    book.begin(u32::MAX, at(0));
+    book.begin(u32::MAX, Class::Prediction, at(0));
     for _ in 0..2_000 {
         book.appended(u32::MAX, meta(1, 0));
     }
