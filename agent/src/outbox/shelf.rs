@@ -13,7 +13,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use lamppost_models::Epoch;
-use lamppost_store::used_bytes;
+use lamppost_store::{create_dir, used_bytes};
 
 use super::OutboxError;
 
@@ -49,7 +49,7 @@ impl Shelf {
             action,
             source,
         };
-        fs::create_dir_all(dir).map_err(|error| failed("make its directory", error))?;
+        create_dir(dir).map_err(|error| failed("make its directory", error))?;
         let lock = File::open(dir).map_err(|error| failed("open its directory", error))?;
         match lock.try_lock() {
             Ok(()) => {}
