@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::*;
 
 mod damage;
+mod flips;
 mod full;
 
 const MIB: u64 = 1 << 20;
