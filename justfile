@@ -37,6 +37,17 @@ demo *ARGS:
 bench *ARGS:
     tests/benches/run {{ ARGS }}
 
+# The outbox against sqlite, a plain log and a Python peer, and how soon a backlog is sent.
+bench-outbox *ARGS:
+    cargo build --release -p lamppost-tests --features bench --bin bench-outbox --bin demo
+    LAMPPOST_BENCH_DEMO="${CARGO_TARGET_DIR:-target}/release/demo" "${CARGO_TARGET_DIR:-target}/release/bench-outbox" {{ ARGS }}
+
+# Power cuts: within a writer's system calls, and on ext4 below a loop device (root, xfsprogs); `just powercut 20`.
+powercut IMAGES="60":
+    cargo build -p lamppost-tests --bin powercut
+    "${CARGO_TARGET_DIR:-target}/debug/powercut" model --cuts 300
+    "${CARGO_TARGET_DIR:-target}/debug/powercut" images {{ IMAGES }}
+
 # The binaries for a gateway: smaller than a release build, and minutes longer to build.
 dist:
     cargo build --profile dist -p lamppost-agent -p lamppost-broker
