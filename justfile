@@ -53,6 +53,21 @@ hostile COUNT="10000000" SEED="1":
 soak MINUTES="10" SEED="24301":
     LAMPPOST_SOAK_SECONDS=$(({{ MINUTES }} * 60)) LAMPPOST_SOAK_SEED={{ SEED }} cargo test --release -p lamppost-broker --test soak -- --nocapture
 
+# The outbox against sqlite, a plain log and a Python peer, and how soon a backlog is sent.
+bench-outbox *ARGS:
+    cargo build --release -p lamppost-tests --features bench --bin bench-outbox --bin demo
+    LAMPPOST_BENCH_DEMO="${CARGO_TARGET_DIR:-target}/release/demo" "${CARGO_TARGET_DIR:-target}/release/bench-outbox" {{ ARGS }}
+
+# Power cuts: within a writer's system calls, and on ext4 below a loop device (root, xfsprogs); `just powercut 20`.
+powercut IMAGES="60":
+    cargo build -p lamppost-tests --bin powercut
+    "${CARGO_TARGET_DIR:-target}/debug/powercut" model --cuts 300
+    "${CARGO_TARGET_DIR:-target}/debug/powercut" images {{ IMAGES }}
+
+# Eclipse's interoperability suite, from a copy of paho.mqtt.testing that is not kept here.
+paho FOLDER:
+    broker/tests/interop/paho-suite {{ FOLDER }}
+
 # The binaries for a gateway: smaller than a release build, and minutes longer to build.
 dist:
     cargo build --profile dist -p lamppost-agent -p lamppost-broker

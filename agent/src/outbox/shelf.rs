@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use lamppost_agent_core::pace::Spent;
 use lamppost_models::Epoch;
-use lamppost_store::used_bytes;
+use lamppost_store::{create_dir, used_bytes};
 
 use super::OutboxError;
 
@@ -56,7 +56,7 @@ impl Shelf {
             action,
             source,
         };
-        fs::create_dir_all(dir).map_err(|error| failed("make its directory", error))?;
+        create_dir(dir).map_err(|error| failed("make its directory", error))?;
         let lock = File::open(dir).map_err(|error| failed("open its directory", error))?;
         match lock.try_lock() {
             Ok(()) => {}

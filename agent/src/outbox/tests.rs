@@ -14,6 +14,7 @@ use super::*;
 
 mod clocks;
 mod damage;
+mod flips;
 mod full;
 mod numbers;
 mod old;

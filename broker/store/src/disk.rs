@@ -5,8 +5,11 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// Makes a directory and its parents, each synced into the one above.
-pub(crate) fn create_dir(path: &Path) -> io::Result<()> {
+/// Makes a directory and its parents, each synced into the one above, where they are not there.
+///
+/// # Errors
+/// What the system says.
+pub fn create_dir(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }

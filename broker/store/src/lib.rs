@@ -31,10 +31,11 @@ mod open;
 mod options;
 mod quarantine;
 mod scan;
+mod snapshot;
 mod store;
 mod write;
 
-pub use disk::used_bytes;
+pub use disk::{create_dir, used_bytes};
 pub use error::{OpenError, StoreError};
 pub use open::{Opened, Recovery};
 pub use options::{KEY_BYTES_MAX, Options, OptionsError};

@@ -10,14 +10,14 @@ use crate::error::OpenError;
 use crate::guard::{self, Failure, guarded};
 use crate::options::Options;
 use crate::store::Store;
-use crate::{disk, entry, quarantine};
+use crate::{disk, entry, quarantine, snapshot};
 
 /// Names the format in a store's directory.
 const MARKER: &str = "lamppost";
 /// sled's log.
-const LOG: &str = "db";
+pub(crate) const LOG: &str = "db";
 /// sled's settings: known from the marker, so that a damaged file is replaced.
-const SETTINGS: &str = "conf";
+pub(crate) const SETTINGS: &str = "conf";
 /// The first record of every store, written before it is handed out.
 const FORMAT: &str = "format";
 
@@ -79,6 +79,7 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> 
     let marked = check_marker(path, options)?;
     disk::remove_files(path, |name| name.ends_with(".generating"))
         .map_err(|error| failed("delete unfinished snapshots", error))?;
+    snapshot::settle(path, options);
 
     let fresh = !marked && fs::metadata(path.join(LOG)).map_or(true, |log| log.len() == 0);
     let mut recovery = if fresh {
@@ -93,6 +94,7 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> 
             name.starts_with("snap.") || (marked && name == SETTINGS)
         })
         .map_err(|error| failed("delete damaged snapshots", error))?;
+        snapshot::settle(path, options);
         attempt = attempt_open(path, options, marked);
         recovery = Recovery::SnapshotDropped;
     }
@@ -141,14 +143,11 @@ fn check_marker(path: &Path, options: &Options) -> Result<bool, OpenError> {
     let wanted = marker(options);
     match fs::read(path.join(MARKER)) {
         Ok(found) if found == wanted.as_bytes() => Ok(true),
-        // A marker that ends in a newline was written to its end: it is another format, not damage.
-        Ok(found) if found.starts_with(b"lamppost-store ") && found.ends_with(b"\n") => {
-            Err(OpenError::Incompatible {
-                path: path.to_owned(),
-                found: String::from_utf8_lossy(&found).trim_end().to_owned(),
-                wanted: wanted.trim_end().to_owned(),
-            })
-        }
+        Ok(found) if is_whole_marker(&found) => Err(OpenError::Incompatible {
+            path: path.to_owned(),
+            found: String::from_utf8_lossy(&found).trim_end().to_owned(),
+            wanted: wanted.trim_end().to_owned(),
+        }),
         Ok(_) => Ok(false),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(source) => Err(OpenError::Io {
@@ -157,6 +156,21 @@ fn check_marker(path: &Path, options: &Options) -> Result<bool, OpenError> {
             source,
         }),
     }
+}
+
+/// Whether it is a marker that was written to its end, such as that of another version, and not a damaged one: a queue would
+/// wait for the right version for ever.
+fn is_whole_marker(found: &[u8]) -> bool {
+    let numbers = || {
+        let text = std::str::from_utf8(found).ok()?;
+        let rest = text.strip_prefix("lamppost-store ")?.strip_suffix('\n')?;
+        let (version, segment_bytes) = rest.split_once(" segment ")?;
+        Some((
+            version.parse::<u32>().ok()?,
+            segment_bytes.parse::<usize>().ok()?,
+        ))
+    };
+    numbers().is_some_and(|(_, segment_bytes)| segment_bytes.is_power_of_two())
 }
 
 fn marker(options: &Options) -> String {
@@ -187,13 +201,17 @@ fn attempt_open(path: &Path, options: &Options, marked: bool) -> Result<(sled::D
     }
 }
 
+pub(crate) fn config(path: &Path, options: &Options) -> sled::Config {
+    sled::Config::new()
+        .path(path)
+        .segment_size(options.segment_bytes)
+        .cache_capacity(options.cache_bytes)
+        .flush_every_ms(None)
+}
+
 fn open_sled(path: &Path, options: &Options) -> Result<sled::Db, Attempt> {
     for tried in 1..=LOCK_TRIES {
-        let config = sled::Config::new()
-            .path(path)
-            .segment_size(options.segment_bytes)
-            .cache_capacity(options.cache_bytes)
-            .flush_every_ms(None);
+        let config = config(path, options);
         match guarded(move || config.open()) {
             Ok(db) => return Ok(db),
             Err(Failure::Error(sled::Error::Io(error))) if is_lock(&error) => {
