@@ -16,6 +16,8 @@ use lamppost_agent_core::label::LabelSpec;
 use lamppost_agent_core::window::WindowSpec;
 use lamppost_models::message::MESSAGE_BYTES_MAX;
 use lamppost_models::release::PublicKey;
+use lamppost_models::rollout::{TAGS_MAX, Tags};
+use lamppost_models::time::Zone;
 use lamppost_models::{GroupId, ModelName, NodePath, StreamName, TopicRoot};
 
 use crate::outbox::{CAP_BYTES_MIN, LaneLimits, OutboxConfig};
@@ -46,6 +48,8 @@ const PASSWORD_FILE_BYTES_MAX: u64 = 4096;
 pub struct Config {
     pub(crate) path: NodePath,
     pub(crate) groups: Vec<GroupId>,
+    pub(crate) tags: Tags,
+    pub(crate) time_zone: Zone,
     pub(crate) root: TopicRoot,
     pub(crate) data_dir: PathBuf,
     pub(crate) workers: usize,
@@ -237,6 +241,7 @@ impl TryFrom<RawConfig> for Config {
             node: raw.node,
         };
         within("groups", "groups", raw.groups.len(), 1, GROUPS_MAX)?;
+        within("tags", "tags", raw.tags.len(), 0, TAGS_MAX)?;
         within("workers", "threads", raw.workers, 1, WORKERS_MAX)?;
         within("engine.queue", "windows", raw.engine.queue, 1, QUEUE_MAX)?;
         span(
@@ -295,6 +300,8 @@ impl TryFrom<RawConfig> for Config {
                 .transpose()?,
             path,
             groups: raw.groups,
+            tags: raw.tags,
+            time_zone: raw.time_zone,
             root: raw.root,
             data_dir: raw.data_dir,
             workers: raw.workers,

@@ -163,6 +163,7 @@ impl Reporter {
             at,
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             groups: self.identity.groups.clone(),
+            tags: self.identity.tags.clone(),
         };
         let models = notable.slots.iter().zip(&self.models);
         let reported = Reported {

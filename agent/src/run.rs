@@ -165,6 +165,7 @@ impl Parts {
             path: config.path.clone(),
             boot,
             groups: config.groups.clone(),
+            tags: config.tags.clone(),
             streams: config
                 .streams
                 .iter()

@@ -21,7 +21,9 @@ use lamppost_agent_core::slot::{Backoff, FAILURES_MAX_DEFAULT};
 use lamppost_engine::Engine;
 use lamppost_models::message::ReportedModel;
 use lamppost_models::release::PublicKey;
-use lamppost_models::{Digest, FieldName, GroupId, ModelName, StreamName};
+use lamppost_models::rollout::Tags;
+use lamppost_models::time::Zone;
+use lamppost_models::{Digest, FieldName, GroupId, ModelName, NodePath, StreamName};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -55,8 +57,14 @@ const FAILED_MAX: usize = 64;
 pub struct Config {
     /// Where the node keeps what must outlive it.
     pub data_dir: PathBuf,
+    /// The node.
+    pub path: NodePath,
     /// The node's groups: the first that has a release for a model decides.
     pub groups: Vec<GroupId>,
+    /// What the node is tagged with.
+    pub tags: Tags,
+    /// Where its hours for changes are counted.
+    pub time_zone: Zone,
     /// Who may sign releases.
     pub keys: Vec<PublicKey>,
     /// Where artifacts are: `http://host:port`; without it, only what is on the disk already can run.
@@ -320,7 +328,10 @@ impl Config {
         args.push("check-bundle".into());
         Self {
             data_dir: config.data_dir.clone(),
+            path: config.path.clone(),
             groups: config.groups.clone(),
+            tags: config.tags.clone(),
+            time_zone: config.time_zone.clone(),
             keys: coordinator
                 .map(|coordinator| coordinator.keys.clone())
                 .unwrap_or_default(),

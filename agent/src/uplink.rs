@@ -559,6 +559,7 @@ impl Uplink {
             at: wall_clock(),
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             groups: self.identity.groups.clone(),
+            tags: self.identity.tags.clone(),
         };
         crate::to_json(&status)
     }

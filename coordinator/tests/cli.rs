@@ -247,6 +247,7 @@ async fn waiting_ends_when_nodes_run_it_refuse_it_or_the_time_is_over() {
         candidate: None,
         previous: None,
         release: None,
+        trial: None,
     };
     node.report(vec![missing.clone()]).await;
     support::eventually("the node has reported", async || {

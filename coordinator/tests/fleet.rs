@@ -228,6 +228,7 @@ fn refusing(digest: Digest) -> ReportedModel {
         candidate,
         previous: None,
         release: None,
+        trial: None,
     }
 }
 

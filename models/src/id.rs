@@ -150,6 +150,15 @@ name!(
     FieldName, "field"
 );
 
+name!(
+    /// What a node is tagged with, such as `backhaul`.
+    TagName, "tag"
+);
+name!(
+    /// What a tag says, such as `lte-7`.
+    TagValue, "tag value"
+);
+
 /// Why a string is no valid 64-bit identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {value:?} is not 16 lower-case hexadecimal digits")]
@@ -223,6 +232,11 @@ hex_id!(
 hex_id!(
     /// One life of a node's outbox, drawn at random when it is created: batch numbers never repeat within it.
     Epoch, "epoch"
+);
+
+hex_id!(
+    /// One rollout, drawn at random when it is planned.
+    RolloutId, "rollout id"
 );
 
 /// Names one prediction for ever: the boot that made it and its number within that boot.

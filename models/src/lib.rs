@@ -10,6 +10,8 @@
 //! - [`message`]: what travels on the topics as JSON: predictions, batches, acknowledgements, status, reports;
 //! - [`ledger`]: what a node tells of its records by number, so that none is lost in silence;
 //! - [`release`]: which version of a model a group runs, in a signed envelope;
+//! - [`rollout`]: for which of its nodes a candidate is meant, and what each of them checks;
+//! - [`trial`]: what a node found;
 //! - [`manifest`] and [`bundle`]: a model with all that is needed to run and to check it.
 //!
 //! The crate is pure: no clock, no network, no file system, no random source. What goes over a wire or onto a disk
@@ -23,8 +25,10 @@ pub mod manifest;
 pub mod message;
 pub mod reading;
 pub mod release;
+pub mod rollout;
 pub mod time;
 pub mod topic;
+pub mod trial;
 mod version;
 
 pub use bundle::Bundle;

@@ -11,8 +11,10 @@ use crate::id::{BootId, Epoch, GroupId, ModelName, PredictionId, StreamName};
 use crate::ledger::{Class, Waiting};
 use crate::reading::Reading;
 use crate::release::Sequence;
+use crate::rollout::Tags;
 use crate::time::Timestamp;
 use crate::topic::NodePath;
+use crate::trial::TrialReport;
 use crate::version::V1;
 
 /// Longest JSON text of one message, in bytes: a batch of 7 KiB, unpacked, stays well below.
@@ -168,6 +170,9 @@ pub struct Status {
     pub agent: String,
     /// The groups whose releases the node takes, the first that has one for a model decides.
     pub groups: Vec<GroupId>,
+    /// What it is tagged with.
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    pub tags: Tags,
 }
 
 /// Whether a node works.
@@ -219,6 +224,9 @@ pub struct ReportedModel {
     /// The newest release that was taken in, whatever became of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<Sequence>,
+    /// The last trial, under way or over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialReport>,
 }
 
 /// A version that runs, or ran.
@@ -285,8 +293,20 @@ pub enum TrialState {
         /// Bytes in all.
         bytes: u64,
     },
+    /// It is wanted, and is not fetched or does not go live before the node's hours for changes.
+    Waiting {
+        /// What for, in words.
+        reason: String,
+    },
     /// Its bundle is here and is being checked.
     Checking,
+    /// It runs beside the active version.
+    Shadowing {
+        /// Windows that both had.
+        windows: u64,
+        /// Windows that are asked for.
+        of: u64,
+    },
     /// It was refused, and the active version goes on.
     Refused {
         /// Which check failed.
@@ -310,6 +330,20 @@ pub enum Verdict {
     Unsuitable,
     /// The golden vectors came out differently.
     GoldenMismatch,
+    /// It takes longer than the release allows.
+    TooSlow,
+    /// It takes more memory than the release allows.
+    TooLarge,
+    /// Its inferences fail: an error, an output that is not finite, or no answer in time.
+    Failing,
+    /// The process that ran it crashed.
+    Crashed,
+    /// Its predictions differ too much from the active version's.
+    Disagrees,
+    /// Its error is greater than the release allows.
+    Worse,
+    /// A release revoked it.
+    Revoked,
 }
 
 /// Counters of a stream, in this run of the agent.

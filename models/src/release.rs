@@ -17,11 +17,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::id::{GroupId, ModelName};
+use crate::rollout::{Candidate, Cohort, Hours, TrialTerms, Who};
 use crate::time::Timestamp;
 use crate::version::V1;
 
 /// Longest envelope in bytes: a release has some 500, a third more in base64, and room to grow.
 pub const ENVELOPE_BYTES_MAX: usize = 16 * 1024;
+
+/// Most bundles that a release revokes: the newest matter, since a node that has none of them never fetches one by itself.
+pub const REVOKED_MAX: usize = 32;
 
 /// What is signed in front of the release, so that a signature on anything else is none on a release.
 const SIGNED_PREFIX: &[u8] = b"lamppost release v1\0";
@@ -38,7 +42,7 @@ impl fmt::Display for Sequence {
 }
 
 /// Which version of a model a group runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Release {
     /// Format version.
     pub schema: V1,
@@ -52,8 +56,21 @@ pub struct Release {
     pub issued_at: Timestamp,
     /// From then on a node that has not taken it in refuses it; what runs goes on.
     pub expires_at: Timestamp,
-    /// What every node of the group runs.
+    /// What every node of the group runs that is not meant by the candidate.
     pub stable: BundleRef,
+    /// What some nodes of the group are to try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<Candidate>,
+    /// What a node checks before and after it changes to another bundle, whichever of the two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialTerms>,
+    /// When, in its own time zone, a node begins to download and changes to another bundle; without it, at once. Going back is
+    /// never put off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hours: Option<Hours>,
+    /// Bundles that must not run, even where nothing else does; at most [`REVOKED_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<Digest>,
 }
 
 /// A version and the bytes that are meant by it.
@@ -127,6 +144,17 @@ pub enum EnvelopeError {
     /// The signed bytes are no release.
     #[error("signed release does not parse")]
     Release(#[source] serde_json::Error),
+}
+
+impl Release {
+    /// What a node is to run, and the candidate if that is it.
+    pub fn wanted(&self, who: Who<'_>) -> (&BundleRef, Option<&Candidate>) {
+        let exposed = |candidate: &&Candidate| candidate.cohort(who) == Cohort::Candidate;
+        match self.candidate.as_ref().filter(exposed) {
+            Some(candidate) => (&candidate.bundle, Some(candidate)),
+            None => (&self.stable, None),
+        }
+    }
 }
 
 impl ReleaseKey {

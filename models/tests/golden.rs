@@ -26,7 +26,7 @@ use serde_json::Value;
 type Check = fn(&str);
 
 /// Every file, with the type that reads it.
-const FILES: [(&str, Check); 21] = [
+const FILES: [(&str, Check); 24] = [
     ("ack.json", holds::<Ack>),
     ("event-batch.json", holds::<EventBatch>),
     ("golden.json", holds::<Golden>),
@@ -41,12 +41,15 @@ const FILES: [(&str, Check); 21] = [
     ("prediction-classification.json", holds::<Prediction>),
     ("prediction-forecast.json", holds::<Prediction>),
     ("release-envelope.json", holds::<Envelope>),
+    ("release-candidate.json", holds::<Release>),
     ("release.json", holds::<Release>),
     ("reported-ledger.json", holds::<Reported>),
+    ("reported-trial.json", holds::<Reported>),
     ("reported.json", holds::<Reported>),
     ("sample-batch.json", holds::<SampleBatch>),
     ("status-degraded.json", holds::<Status>),
     ("status-down.json", holds::<Status>),
+    ("status-tags.json", holds::<Status>),
     ("status-up.json", holds::<Status>),
 ];
 

@@ -58,6 +58,10 @@ fn release() -> impl Strategy<Value = Release> {
                         digest: Digest::of(&bytes.to_le_bytes()),
                         bytes,
                     },
+                    candidate: None,
+                    trial: None,
+                    hours: None,
+                    revoked: Vec::new(),
                 }
             },
         )

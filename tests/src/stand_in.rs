@@ -97,6 +97,10 @@ impl StandIn {
                 digest,
                 bytes: bundle.len() as u64,
             },
+            candidate: None,
+            trial: None,
+            hours: None,
+            revoked: Vec::new(),
         })
     }
 

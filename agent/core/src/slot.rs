@@ -355,6 +355,7 @@ impl SlotMachine {
             candidate: self.candidate(),
             previous: self.saved.previous.as_ref().map(slot),
             release: self.decisive().map(|remembered| remembered.sequence),
+            trial: None,
         }
     }
 

@@ -8,6 +8,8 @@ use lamppost_agent_core::label::LabelSpec;
 use lamppost_agent_core::span;
 use lamppost_agent_core::window::WindowSpec;
 use lamppost_models::ledger::Durability;
+use lamppost_models::rollout::Tags;
+use lamppost_models::time::Zone;
 use lamppost_models::{GroupId, ModelName, NodeId, SiteId, StreamName, TopicRoot};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +28,10 @@ pub(super) struct RawConfig {
     pub(super) node: NodeId,
     #[serde(default = "default_groups")]
     pub(super) groups: Vec<GroupId>,
+    #[serde(default)]
+    pub(super) tags: Tags,
+    #[serde(default)]
+    pub(super) time_zone: Zone,
     #[serde(default)]
     pub(super) root: TopicRoot,
     #[serde(default = "default_data_dir")]

@@ -86,6 +86,10 @@ fn release(sequence: u64, bundle: &BundleRef) -> Release {
         issued_at: Timestamp::EPOCH,
         expires_at: now.after(Duration::from_hours(1)),
         stable: bundle.clone(),
+        candidate: None,
+        trial: None,
+        hours: None,
+        revoked: Vec::new(),
     }
 }
 
@@ -249,7 +253,13 @@ impl Node {
         let name = "slots::tests::check_bundle_child";
         let config = Config {
             data_dir: dir.path().to_owned(),
+            path: NodePath {
+                site: "lab".parse().unwrap(),
+                node: "gw-1".parse().unwrap(),
+            },
             groups: vec![all()],
+            tags: Tags::new(),
+            time_zone: Zone::utc(),
             keys: vec![key.public()],
             server: server.map(|address| format!("http://{address}/")),
             ca_file: None,
@@ -398,7 +408,10 @@ impl Node {
         let row = self.wait(&format!("{verdict:?} {words}"), refused).await;
         match row.candidate.unwrap().state {
             TrialState::Refused { detail, .. } => detail,
-            TrialState::Fetching { .. } | TrialState::Checking => String::new(),
+            TrialState::Fetching { .. }
+            | TrialState::Waiting { .. }
+            | TrialState::Checking
+            | TrialState::Shadowing { .. } => String::new(),
         }
     }
 

@@ -8,6 +8,7 @@ use lamppost_agent_core::outbox::Waiters;
 use lamppost_agent_core::pace;
 use lamppost_models::ledger::Durability;
 use lamppost_models::message::ReportedBudget;
+use lamppost_models::rollout::Tags;
 use lamppost_models::{BootId, GroupId, ModelName, NodePath, StreamName, TopicRoot};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -272,6 +273,7 @@ pub(crate) struct Identity {
     pub(crate) path: NodePath,
     pub(crate) boot: BootId,
     pub(crate) groups: Vec<GroupId>,
+    pub(crate) tags: Tags,
     pub(crate) streams: Vec<StreamName>,
 }
 

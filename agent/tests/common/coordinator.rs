@@ -205,6 +205,10 @@ impl Coordinator {
             issued_at: Timestamp::EPOCH,
             expires_at: "9000-01-01T00:00:00Z".parse().unwrap(),
             stable,
+            candidate: None,
+            trial: None,
+            hours: None,
+            revoked: Vec::new(),
         }
     }
 

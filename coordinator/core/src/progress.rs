@@ -31,8 +31,20 @@ pub enum NodeProgress {
         /// Bytes in all.
         bytes: u64,
     },
+    /// The node waits with it, for its hours for changes, say.
+    PutOff {
+        /// What for, in the node's words.
+        reason: String,
+    },
     /// The bundle is being checked.
     Checking,
+    /// It runs beside the active version.
+    Shadowing {
+        /// Windows that both had.
+        windows: u64,
+        /// Windows that are asked for.
+        of: u64,
+    },
     /// The node refused it and goes on with what it ran.
     Refused {
         /// Which check failed.
@@ -99,7 +111,9 @@ impl Summary {
                 NodeProgress::Running { .. } => summary.running += 1,
                 NodeProgress::Refused { .. } if row.progress.settled() => summary.refused += 1,
                 NodeProgress::Fetching { .. }
+                | NodeProgress::PutOff { .. }
                 | NodeProgress::Checking
+                | NodeProgress::Shadowing { .. }
                 | NodeProgress::Refused { .. }
                 | NodeProgress::Waiting { .. } => summary.pending += 1,
                 NodeProgress::Unreachable { .. } => summary.unreachable += 1,
@@ -123,7 +137,9 @@ impl NodeProgress {
             Self::Refused { verdict, .. } => !matches!(verdict, Verdict::Unavailable),
             Self::Running { .. } | Self::DecidedBy { .. } | Self::Unconcerned => true,
             Self::Fetching { .. }
+            | Self::PutOff { .. }
             | Self::Checking
+            | Self::Shadowing { .. }
             | Self::Waiting { .. }
             | Self::Unreachable { .. } => false,
         }
@@ -215,6 +231,19 @@ fn of_row(rollout: &Rollout, row: Option<&ReportedModel>) -> NodeProgress {
             state: TrialState::Checking,
             ..
         }) => NodeProgress::Checking,
+        Some(CandidateSlot {
+            state: TrialState::Waiting { reason },
+            ..
+        }) => NodeProgress::PutOff {
+            reason: reason.clone(),
+        },
+        Some(CandidateSlot {
+            state: TrialState::Shadowing { windows, of },
+            ..
+        }) => NodeProgress::Shadowing {
+            windows: *windows,
+            of: *of,
+        },
         Some(CandidateSlot {
             state: TrialState::Refused { verdict, detail },
             ..

@@ -151,6 +151,10 @@ impl Rollout {
             issued_at: self.issued_at,
             expires_at: self.expires_at,
             stable: self.stable.clone(),
+            candidate: None,
+            trial: None,
+            hours: None,
+            revoked: Vec::new(),
         }
     }
 

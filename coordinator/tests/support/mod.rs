@@ -501,6 +501,7 @@ impl Node {
             candidate: None,
             previous: None,
             release: None,
+            trial: None,
         };
         self.report(vec![model]).await;
     }
@@ -565,6 +566,7 @@ pub(crate) fn status(boot: u64, state: NodeState) -> Status {
         at: now(),
         agent: "0.1.0".to_owned(),
         groups,
+        tags: lamppost_models::rollout::Tags::new(),
     }
 }
 

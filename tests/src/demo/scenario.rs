@@ -439,7 +439,10 @@ async fn roll_out_an_altered_artifact(
     ));
     let refusal = |node: &NodeView| match &node.model()?.candidate.as_ref()?.state {
         TrialState::Refused { verdict, detail } => Some(format!("{verdict:?}: {detail}")),
-        TrialState::Fetching { .. } | TrialState::Checking => None,
+        TrialState::Fetching { .. }
+        | TrialState::Waiting { .. }
+        | TrialState::Checking
+        | TrialState::Shadowing { .. } => None,
     };
     let mut verdict = None;
     stage

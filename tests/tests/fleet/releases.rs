@@ -74,7 +74,10 @@ fn verdict(world: &World, reported: &Reported) -> Option<(Verdict, String)> {
     let model = &world.plan("i94").ok()?.source.model;
     match &row(reported, model)?.candidate.as_ref()?.state {
         TrialState::Refused { verdict, detail } => Some((*verdict, detail.clone())),
-        TrialState::Fetching { .. } | TrialState::Checking => None,
+        TrialState::Fetching { .. }
+        | TrialState::Waiting { .. }
+        | TrialState::Checking
+        | TrialState::Shadowing { .. } => None,
     }
 }
 
@@ -176,7 +179,10 @@ fn a_signed_model_that_fails_its_golden_vectors_is_refused_on_the_node() -> anyh
                 TrialState::Refused { verdict, .. } => {
                     Some((*verdict, row.active.as_ref()?.version.to_string()))
                 }
-                TrialState::Fetching { .. } | TrialState::Checking => None,
+                TrialState::Fetching { .. }
+                | TrialState::Waiting { .. }
+                | TrialState::Checking
+                | TrialState::Shadowing { .. } => None,
             })
             .await?;
         assert_eq!(verdict, (Verdict::GoldenMismatch, "1.0.0".to_owned()));

@@ -34,6 +34,10 @@ pub(super) fn release(group: &GroupId, sequence: u64, number: u64) -> Release {
         issued_at: NOW,
         expires_at: NOW.offset_ms(1000),
         stable: bundle(number),
+        candidate: None,
+        trial: None,
+        hours: None,
+        revoked: Vec::new(),
     }
 }
 
@@ -192,7 +196,9 @@ impl Bench {
                     TrialState::Fetching { received, bytes } => {
                         format!("fetching {received}/{bytes}")
                     }
+                    TrialState::Waiting { reason } => format!("waiting {reason}"),
                     TrialState::Checking => "checking".to_owned(),
+                    TrialState::Shadowing { windows, of } => format!("shadow {windows}/{of}"),
                     TrialState::Refused { verdict, .. } => format!("{verdict:?}"),
                 };
                 format!("{} {state}", candidate.version)

@@ -24,6 +24,7 @@ fn status(state: NodeState, boot: u64) -> Status {
         at: at(0),
         agent: "0.1.0".to_owned(),
         groups,
+        tags: lamppost_models::rollout::Tags::new(),
     }
 }
 

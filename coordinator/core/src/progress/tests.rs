@@ -51,6 +51,7 @@ fn row(active: Option<ActiveSlot>, candidate: Option<CandidateSlot>) -> Reported
         candidate,
         previous: None,
         release: None,
+        trial: None,
     }
 }
 
@@ -104,6 +105,7 @@ impl World {
             at: at(0),
             agent: "0".to_owned(),
             groups,
+            tags: lamppost_models::rollout::Tags::new(),
         };
         self.inventory.on_status(&path, status, at(10)).unwrap();
         if let Some(models) = models {

@@ -256,7 +256,9 @@ fn trial(slot: &CandidateSlot) -> String {
             human_bytes(*received),
             human_bytes(*bytes)
         ),
+        TrialState::Waiting { reason } => format!("waiting {reason}"),
         TrialState::Checking => "checking".to_owned(),
+        TrialState::Shadowing { windows, of } => format!("in shadow {windows}/{of}"),
         TrialState::Refused { verdict, detail } => format!("refused, {}: {detail}", word(verdict)),
     }
 }

@@ -159,7 +159,11 @@ fn progress(progress: &NodeProgress, now: Timestamp) -> (String, String) {
             "fetching",
             format!("{} of {}", human_bytes(*received), human_bytes(*bytes)),
         ),
+        NodeProgress::PutOff { reason } => ("put off", reason.clone()),
         NodeProgress::Checking => ("checking", String::new()),
+        NodeProgress::Shadowing { windows, of } => {
+            ("in shadow", format!("{windows} of {of} windows"))
+        }
         NodeProgress::Refused {
             verdict: Verdict::Unavailable,
             detail,

@@ -157,6 +157,7 @@ fn node_view(node: &str, presence: Presence) -> NodeView {
         at: at(-10),
         agent: "0.1.0".to_owned(),
         groups: vec!["canary".parse().unwrap(), "all".parse().unwrap()],
+        tags: lamppost_models::rollout::Tags::new(),
     };
     let state = TrialState::Refused {
         verdict: Verdict::Unusable,
@@ -173,6 +174,7 @@ fn node_view(node: &str, presence: Presence) -> NodeView {
         candidate: Some(candidate),
         previous: None,
         release: None,
+        trial: None,
     };
     let counters = StreamCounters {
         readings: 120,

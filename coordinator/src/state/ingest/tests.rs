@@ -255,6 +255,7 @@ fn the_inventory_is_there_after_a_restart() {
         at: at(1),
         agent: "0.1.0".to_owned(),
         groups: vec!["all".parse().unwrap()],
+        tags: lamppost_models::rollout::Tags::new(),
     };
     state
         .ingest(
