@@ -6,6 +6,7 @@
 //! - [`wait`]: waiting for a condition, with a deadline;
 //! - [`mqtt`]: a sensor and a subscriber as a stock MQTT client would be, in no way special to Lamppost;
 //! - [`replay`]: plays a recording into a node's broker at a chosen speed;
+//! - [`rng`]: random numbers from a seed;
 //! - [`seen`]: what a subscriber saw, by prediction id: what is missing, what came twice, how wrong it was;
 //! - [`link`]: a TCP proxy that stands for a node's uplink and can be cut;
 //! - [`fleet`]: configuration of a small fleet on loopback, as files;
@@ -20,6 +21,7 @@ pub mod fleet;
 pub mod link;
 pub mod mqtt;
 pub mod replay;
+pub mod rng;
 pub mod seen;
 pub mod stand_in;
 pub mod wait;
