@@ -12,7 +12,8 @@
 //! - [`fleet`]: configuration of a small fleet on loopback, as files;
 //! - [`stand_in`]: what stands in a coordinator's place and does what none would;
 //! - [`world`]: that fleet in one process, for tests;
-//! - [`demo`]: that fleet in separate processes, with real readings and promises to keep.
+//! - [`demo`]: that fleet in separate processes, with real readings and promises to keep;
+//! - [`torture`]: such processes, killed at random points while a sensor sends.
 
 pub mod api;
 pub mod batch;
@@ -24,6 +25,7 @@ pub mod replay;
 pub mod rng;
 pub mod seen;
 pub mod stand_in;
+pub mod torture;
 pub mod wait;
 pub mod world;
 pub mod zoo;
