@@ -10,8 +10,8 @@ use crate::rng::Rng;
 
 /// Bytes that are carried in one piece: less than a batch, so that most troubles meet one half-way.
 const PIECE_BYTES: usize = 1024;
-/// After how many bytes a trouble begins, as a power of two: from within the first packet to behind a whole bundle.
-const AFTER_LOG2: (usize, usize) = (4, 16);
+/// After how many bytes a trouble begins, as a power of two: from within the first packet to behind a batch.
+const AFTER_LOG2: (usize, usize) = (4, 11);
 
 /// What befalls one direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,33 +65,45 @@ impl Toxics {
     /// What befalls connection number `connection` of a link with this seed: always the same.
     pub fn draw(seed: u64, connection: u64) -> Self {
         let mut rng = Rng::new(seed ^ connection.wrapping_mul(0xd6e8_feb8_6659_fd93));
-        let (mut up, mut down) = (Toxic::Clean, Toxic::Clean);
-        match rng.below(4) {
-            0 => up = Toxic::draw(&mut rng),
-            1 => down = Toxic::draw(&mut rng),
-            _ => (up, down) = (Toxic::draw(&mut rng), Toxic::draw(&mut rng)),
+        let (breaking, other) = (Toxic::breaking(&mut rng), Toxic::hindering(&mut rng));
+        if rng.chance(50) {
+            Self {
+                up: breaking,
+                down: other,
+            }
+        } else {
+            Self {
+                up: other,
+                down: breaking,
+            }
         }
-        Self { up, down }
     }
 }
 
 impl Toxic {
-    fn draw(rng: &mut Rng) -> Self {
+    /// What ends a connection; what has to be noticed first takes long and is seldom.
+    fn breaking(rng: &mut Rng) -> Self {
         let log2 = rng.index(AFTER_LOG2.0, AFTER_LOG2.1);
         let after = (1 << log2) + rng.below(1 << log2);
-        let mut pause = |ms_max| Duration::from_millis(1 + rng.below(ms_max));
-        match after % 7 {
+        match rng.below(10) {
+            0 => Self::HalfOpen { after },
+            1..6 => Self::Truncate { after },
+            _ => Self::Reset { after },
+        }
+    }
+
+    fn hindering(rng: &mut Rng) -> Self {
+        match rng.below(4) {
             0 => Self::Clean,
-            1 => Self::Stall {
-                after,
-                pause: pause(3_000),
+            1 => Self::Delay {
+                pause: pause(rng, 50),
             },
-            2 => Self::Truncate { after },
-            3 => Self::Reset { after },
-            4 => Self::HalfOpen { after },
-            5 => Self::Delay { pause: pause(50) },
-            _ => Self::Slow {
+            2 => Self::Slow {
                 bytes_per_second: 4_096 + rng.below(60_000),
+            },
+            _ => Self::Stall {
+                after: 1 + rng.below(2_000),
+                pause: pause(rng, 3_000),
             },
         }
     }
@@ -113,6 +125,10 @@ impl Toxic {
             | Self::Slow { .. } => bytes,
         }
     }
+}
+
+const fn pause(rng: &mut Rng, ms_max: u64) -> Duration {
+    Duration::from_millis(1 + rng.below(ms_max))
 }
 
 /// How a connection ended.
@@ -238,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_gives_the_same_troubles_and_all_of_them() {
+    fn a_seed_gives_the_same_troubles_and_each_of_them() {
         let drawn = |seed| -> Vec<Toxics> { (0..400).map(|n| Toxics::draw(seed, n)).collect() };
         assert_eq!(drawn(7), drawn(7));
         assert_ne!(drawn(7), drawn(8));
