@@ -6,7 +6,8 @@
 //! - [`sensor`]: what is sent to the node all the while;
 //! - [`oracle`]: what outsiders saw;
 //! - [`judge`]: what the fleet is held to;
-//! - [`broker`]: a broker in a process of its own.
+//! - [`broker`]: a broker in a process of its own;
+//! - [`week`]: an outage of a week, in less time.
 //!
 //! SIGKILL says nothing of power cuts, which lose what was not synced: those are simulated by `tests/powercut`.
 
@@ -16,6 +17,7 @@ pub mod judge;
 pub mod oracle;
 pub mod plan;
 pub mod sensor;
+pub mod week;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -6,6 +6,7 @@ use clap::Parser;
 use lamppost_tests::demo::roles;
 use lamppost_tests::torture::Torture;
 use lamppost_tests::torture::plan::Kind;
+use lamppost_tests::torture::week::Week;
 
 /// Kill agent, coordinator and broker at random points while a sensor sends, and hold them to what they promise.
 #[derive(Debug, Parser)]
@@ -20,7 +21,19 @@ struct Args {
     /// Only this fleet; may be repeated.
     #[arg(long)]
     kind: Vec<Kind>,
+    /// Instead, an outage with so many records; without a number those of a week at 100 a second.
+    #[arg(long, value_name = "RECORDS", num_args = 0..=1, default_missing_value = WEEK)]
+    week: Option<u64>,
+    /// Most bytes of the outbox then, in MiB.
+    #[arg(long, default_value_t = 244, requires = "week")]
+    cap_mib: u64,
+    /// Characters that do not compress, in each record.
+    #[arg(long, default_value_t = 0, requires = "week")]
+    pad: usize,
 }
+
+/// 100 a second for 7 days.
+const WEEK: &str = "60480000";
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
@@ -43,15 +56,25 @@ fn torture(args: Args) -> anyhow::Result<()> {
     } else {
         args.kind
     };
-    let torture = Torture {
-        exe: std::env::current_exe()?,
-        kills: args.kills,
-        seed: args.seed,
-        kinds,
-    };
+    let exe = std::env::current_exe()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
+    if let Some(records) = args.week {
+        let week = Week {
+            exe,
+            records,
+            cap_bytes: args.cap_mib << 20,
+            pad: args.pad,
+        };
+        return runtime.block_on(week.run());
+    }
+    let torture = Torture {
+        exe,
+        kills: args.kills,
+        seed: args.seed,
+        kinds,
+    };
     runtime.block_on(torture.run())
 }

@@ -50,7 +50,7 @@ impl Cast {
     /// # Errors
     /// When something does not start.
     pub async fn start(exe: &Path, dir: &Path, kind: Kind) -> anyhow::Result<Self> {
-        let mut plan = NodePlan::new("minneapolis", "i94", &["all"], Source::traffic()?)?;
+        let mut plan = Self::plan()?;
         (plan.outbox_keys, plan.uplink_keys) = match kind.durability() {
             Durability::Always => ("durability = \"always\"\n".to_owned(), String::new()),
             Durability::Outage => (
@@ -58,6 +58,33 @@ impl Cast {
                 format!("memory_records = {MEMORY_RECORDS}\n"),
             ),
         };
+        Self::start_planned(exe, dir, kind, plan).await
+    }
+
+    /// The node, with the keys that all have.
+    ///
+    /// # Errors
+    /// When the compiled-in recording does not parse.
+    pub fn plan() -> anyhow::Result<NodePlan> {
+        let source = Source::traffic()?;
+        Ok(NodePlan::new("minneapolis", "i94", &["all"], source)?)
+    }
+
+    /// Where the node keeps its data.
+    pub fn node_dir(dir: &Path) -> PathBuf {
+        dir.join("agent")
+    }
+
+    /// The same with a node of another plan.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_planned(
+        exe: &Path,
+        dir: &Path,
+        kind: Kind,
+        plan: NodePlan,
+    ) -> anyhow::Result<Self> {
         let centre = CentreAddr {
             mqtt: NOWHERE,
             http: NOWHERE,
@@ -276,7 +303,7 @@ impl Cast {
         let centre = self.uplinks.addr(&self.centre);
         let toml = self
             .plan
-            .toml(&self.dir.join("agent"), listen, Some(&centre));
+            .toml(&Self::node_dir(&self.dir), listen, Some(&centre));
         Ok(std::fs::write(self.config(Role::Agent), toml)?)
     }
 }

@@ -13,7 +13,7 @@ const MEANWHILE: usize = BEFORE + 300;
 const AFTER: usize = MEANWHILE + 60;
 
 /// The sums over all streams and classes of what the ledger says of a node, by key.
-fn sum(ledger: &Value, key: &str) -> u64 {
+pub(super) fn sum(ledger: &Value, key: &str) -> u64 {
     let rows = ledger["streams"].as_array().into_iter().flatten();
     rows.filter_map(|row| row[key].as_u64()).sum()
 }

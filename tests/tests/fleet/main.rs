@@ -12,6 +12,7 @@ use lamppost_tests::zoo::{self, ZooModel};
 
 mod bad_input;
 mod demo;
+mod full_disk;
 mod ledger;
 mod main_job;
 mod outage;
