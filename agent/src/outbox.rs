@@ -467,8 +467,11 @@ impl Outbox {
         }
     }
 
-    /// Notes records that will never be here, so that the coordinator is told.
+    /// Notes records that will never be here, so that the coordinator is told; what was not written is counted.
     pub fn tell_lost(&mut self, class: Class, run: Run, records: u64, reason: LossReason) {
+        if reason == LossReason::Unwritten {
+            self.unwritten += records;
+        }
         self.book.tell_lost(class, run, records, reason);
     }
 

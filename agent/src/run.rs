@@ -24,8 +24,8 @@ use crate::scorer::{Facts, Model, Scored, Scorer};
 use crate::slots::{self, Slots, SlotsError};
 use crate::stats::StreamStats;
 use crate::uplink::{
-    self, Documents, Identity, Looker, Made, Sight, SpoolState, Uplink, UplinkError, UplinkState,
-    clock,
+    self, Documents, Door, Identity, Looker, Made, Sight, SpoolState, Uplink, UplinkError,
+    UplinkState, clock,
 };
 
 /// Batches of predictions between the engine and the publisher: while one is published, the next are made.
@@ -324,12 +324,12 @@ impl Shared<'_> {
         }
     }
 
-    async fn open_outbox(&self) -> Result<Outbox, RunError> {
+    async fn open_outbox(&self) -> Result<Door, RunError> {
         let dir = self.config.data_dir.join("outbox");
         let config = self.config.outbox.clone();
         let epoch = Epoch::from_u64(random()?);
-        let opened =
-            tokio::task::spawn_blocking(move || Outbox::open(&dir, config, epoch, clock())).await;
+        let open = Box::new(move || Outbox::open(&dir, config.clone(), epoch, clock()));
+        let opened = tokio::task::spawn_blocking(move || Door::open(open)).await;
         Ok(opened.map_err(|_| RunError::Ended {
             part: "the opening of the outbox",
         })??)

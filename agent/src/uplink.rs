@@ -37,7 +37,6 @@ use lamppost_models::message::{Ack, BatchRange, NodeState};
 use lamppost_models::{Status, Timestamp, Topic, V1};
 use tokio::sync::{mpsc, watch};
 
-use crate::outbox::Outbox;
 use crate::publish::Properties;
 use backoff::Backoff;
 use held::Held;
@@ -51,7 +50,7 @@ use spool::{Part, Spool, SpoolConfig};
 pub(crate) use interface::{
     Delivery, Documents, Identity, Login, Looker, Made, Sight, UplinkConfig, UplinkState,
 };
-pub(crate) use spool::SpoolState;
+pub(crate) use spool::{Door, SpoolState};
 pub use tls::TlsError;
 pub(crate) use tls::install_provider;
 
@@ -71,7 +70,7 @@ pub(crate) struct Start {
     pub(crate) config: UplinkConfig,
     pub(crate) identity: Identity,
     pub(crate) properties: Properties,
-    pub(crate) outbox: Outbox,
+    pub(crate) outbox: Door,
     pub(crate) spool_state: watch::Sender<SpoolState>,
     pub(crate) documents: watch::Receiver<Documents>,
     pub(crate) releases: mpsc::Sender<Delivery>,
@@ -479,12 +478,14 @@ impl Uplink {
         };
         let epoch = self.spool.epoch();
         let mut ranges = ack.batches;
-        ranges.retain(|range| range.epoch == epoch);
+        ranges.retain(|range| Some(range.epoch) == epoch);
         for range in &ack.predictions {
             let acknowledged = self.pending.acknowledge(*range);
             tracing::trace!(live = acknowledged.predictions, "acknowledged");
             for batch in acknowledged.batches {
-                if self.held.acknowledge(batch) {
+                if self.held.acknowledge(batch)
+                    && let Some(epoch) = epoch
+                {
                     let (from, to) = (batch, batch);
                     ranges.push(BatchRange { epoch, from, to });
                 }

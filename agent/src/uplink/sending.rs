@@ -82,10 +82,10 @@ impl Uplink {
                 properties,
             }));
         }
-        if let Some(batch) = self.events.next_unsent() {
+        if let Some(batch) = self.events.next_unsent(Instant::now()) {
             return Some(self.batch(Part::Events, batch));
         }
-        let batch = self.replay.next_unsent()?;
+        let batch = self.replay.next_unsent(Instant::now())?;
         let wait = self.pace.wait(clock());
         if !wait.is_zero() {
             self.pace_due = Some(Instant::now() + wait);

@@ -13,13 +13,13 @@ const MEANWHILE: usize = BEFORE + 300;
 const AFTER: usize = MEANWHILE + 60;
 
 /// The sums over all streams and classes of what the ledger says of a node, by key.
-fn sum(ledger: &Value, key: &str) -> u64 {
+pub(super) fn sum(ledger: &Value, key: &str) -> u64 {
     let rows = ledger["streams"].as_array().into_iter().flatten();
     rows.filter_map(|row| row[key].as_u64()).sum()
 }
 
 /// Waits until all that was made is delivered and nothing else is told; nothing is missing all the while.
-async fn balanced(world: &World, node: &str, made: u64) -> anyhow::Result<()> {
+pub(super) async fn balanced(world: &World, node: &str, made: u64) -> anyhow::Result<()> {
     let path = world.plan(node)?.path.clone();
     let balanced = || async {
         let ledger = world.api.ledger(&path).await.ok()?;
