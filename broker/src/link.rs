@@ -518,10 +518,10 @@ impl LinkReceiver {
         let (inbox, link) = (self.inbox.as_mut()?, self.link.link.as_mut()?);
         match incoming {
             Incoming::Message {
-                slot,
+                log,
                 offset,
                 envelope,
-            } => inbox.take(link, slot, offset, envelope),
+            } => inbox.take(link, log, offset, envelope),
             Incoming::Subscribed => {
                 inbox.confirmed();
                 None

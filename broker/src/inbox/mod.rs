@@ -60,8 +60,8 @@ use std::{
 };
 use tracing::debug;
 
-/// A subscription's key is its slot and, above these bits, the number of the subscription. A link holds 328 messages of
-/// the router at most, so that none is left of the one that had the same key 2,048 subscriptions ago.
+/// A subscription's key is its slot and, above these bits, the number of the subscription, so that what is left of an
+/// earlier one in the same slot is not taken for its own.
 const INDEX_BITS: u32 = 20;
 const NUMBER_MASK: usize = (1 << 11) - 1;
 
@@ -97,6 +97,8 @@ pub(crate) struct Inbox {
     hub: Arc<Hub>,
     subscriber: Arc<Subscriber>,
     slots: Vec<Option<Slot>>,
+    /// The slot that the last message came by.
+    last: usize,
     /// The slots that are not ending.
     by_name: HashMap<Arc<str>, usize>,
     /// Subscriptions that the router has still to confirm, in its order.
@@ -180,6 +182,7 @@ impl Inbox {
             hub,
             subscriber: Arc::new(Subscriber::new(id, drains)),
             slots: Vec::new(),
+            last: 0,
             by_name: HashMap::new(),
             unconfirmed: VecDeque::new(),
             subscribed: 0,
@@ -253,7 +256,7 @@ impl Inbox {
         };
         self.subscribed = self.subscribed.wrapping_add(1);
         let key = index | (self.subscribed & NUMBER_MASK) << INDEX_BITS;
-        link.queue_subscribe(&seat.channel.log, key);
+        link.queue_subscribe(&seat.channel.log);
         self.unconfirmed.push_back(key);
         let mut slot = Slot {
             key,
@@ -321,18 +324,17 @@ impl Inbox {
     pub(crate) fn take(
         &mut self,
         link: &mut RouterLink,
-        key: usize,
+        log: u32,
         offset: u64,
         envelope: Envelope,
     ) -> Option<Selected> {
-        let index = index_of(key);
+        let index = self.by_log(log)?;
         let slot = self.slots.get_mut(index)?.as_mut()?;
-        // The rest of a subscription that was there before.
-        if slot.key != key {
-            return None;
-        }
+        let key = slot.key;
+        // The rest of a subscription that was there before: see [`crate::router`].
+        slot.in_force_from?;
         let expected = slot.next_offset.replace(offset + 1);
-        let weight = slot.channel().log.weight(envelope.body.len());
+        let weight = slot.channel().log.weight(&envelope);
         let lost = expected.map_or(0, |expected| offset.saturating_sub(expected));
         if lost > 0 {
             self.jumped(link, index, lost);
@@ -424,6 +426,18 @@ impl Inbox {
         if let Err(RouterGone) = link.flush() {
             debug!(id = self.subscriber.id, "the router is gone");
         }
+    }
+
+    /// The slot that this log serves: usually the same as that of the last message.
+    fn by_log(&mut self, log: u32) -> Option<usize> {
+        let serves = |slot: &Option<Slot>| {
+            slot.as_ref()
+                .is_some_and(|slot| slot.channel().log.number == log)
+        };
+        if !self.slots.get(self.last).is_some_and(serves) {
+            self.last = self.slots.iter().position(serves)?;
+        }
+        Some(self.last)
     }
 
     fn find(&self, key: usize) -> Option<&Slot> {

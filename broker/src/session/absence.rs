@@ -215,11 +215,11 @@ impl Session {
         while let Some(incoming) = next {
             match incoming {
                 Incoming::Message {
-                    slot,
+                    log,
                     offset,
                     envelope,
                 } => {
-                    if let Some(outgoing) = self.take(slot, offset, envelope) {
+                    if let Some(outgoing) = self.take(log, offset, envelope) {
                         self.keep_message(outgoing);
                     }
                 }

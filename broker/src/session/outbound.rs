@@ -76,11 +76,11 @@ impl Session {
     ) -> Result<(), End> {
         match incoming {
             Incoming::Message {
-                slot,
+                log,
                 offset,
                 envelope,
             } => {
-                if let Some(outgoing) = self.take(slot, offset, envelope) {
+                if let Some(outgoing) = self.take(log, offset, envelope) {
                     return self.offer(conn, outgoing);
                 }
             }
@@ -93,11 +93,11 @@ impl Session {
     /// Takes a live message. From here on it is the queue's bounds that have publishers wait, not the log's.
     pub(super) fn take(
         &mut self,
-        slot: usize,
+        log: u32,
         offset: u64,
         envelope: Envelope,
     ) -> Option<Outgoing> {
-        let mut selected = self.inbox.take(&mut self.link, slot, offset, envelope)?;
+        let mut selected = self.inbox.take(&mut self.link, log, offset, envelope)?;
         self.inbox.done_for_now(&mut selected.due);
         (!self.is_withheld(&selected.envelope)).then(|| Outgoing::new(selected))
     }

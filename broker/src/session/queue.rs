@@ -39,9 +39,9 @@ impl Outgoing {
         }
     }
 
-    /// The bytes it takes while it waits: its place in a line, and two buffers, each with some 50 bytes around it.
+    /// The bytes it takes while it waits: its place in a line, and a buffer with some 50 bytes around it.
     pub(super) fn weight(&self) -> usize {
-        self.envelope.weight() + size_of::<Waiting>() + 100
+        self.envelope.weight() + size_of::<Waiting>() + 50
     }
 }
 
@@ -163,7 +163,7 @@ fn shrink(line: &mut VecDeque<Waiting>) {
 #[cfg(test)]
 mod tests {
     use super::{Due, Ids, Outgoing, Queue};
-    use crate::message::{Draft, Envelope, QoS, tag_topic};
+    use crate::message::{Draft, Head, QoS};
     use proptest::prelude::*;
 
     fn message(qos: QoS, n: u32, deadline: Option<u32>) -> Outgoing {
@@ -174,10 +174,8 @@ mod tests {
             deadline,
             payload: &n.to_be_bytes(),
         };
-        let (meta, body) = draft.seal();
-        let topic = tag_topic(0, 0, "t");
         Outgoing {
-            envelope: Envelope { meta, topic, body },
+            envelope: draft.seal(&Head::new(0, 0, "t")),
             qos,
             retain: false,
             ids: Ids::None,
