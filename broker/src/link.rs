@@ -521,7 +521,15 @@ impl LinkReceiver {
                 log,
                 offset,
                 envelope,
-            } => inbox.take(link, log, offset, envelope),
+            } => {
+                let (terms, due) = inbox.take(link, log, offset, &envelope)?;
+                Some(Selected {
+                    envelope,
+                    terms,
+                    stored: false,
+                    due,
+                })
+            }
             Incoming::Subscribed => {
                 inbox.confirmed();
                 None

@@ -42,7 +42,7 @@ use tokio::sync::Notify;
 const SEGMENTS: usize = 4;
 
 /// What a log's name begins with; its number follows.
-const LOG_PREFIX: char = 'l';
+const LOG_PREFIX: &str = "l";
 
 /// Messages that the router reads from a log for a link in one turn. With its own mark of 200 notifications, a link
 /// that does not read holds 200 + 128 messages at most.
@@ -432,33 +432,55 @@ impl RouterLink {
                 self.rx.wake().await.map_err(|_| RouterGone)?;
                 self.wake_due = false;
             }
-            // `None` is a wake-up without content.
-            let Some(notification) = self.rx.next().await.map_err(|_| RouterGone)? else {
-                continue;
-            };
-            match notification {
-                Notification::Forward(forward) => {
-                    if let Some(message) = message(forward) {
-                        return Ok(message);
-                    }
-                }
-                Notification::Unschedule => self.wake_due = true,
-                ack @ Notification::DeviceAck(_) => match Option::<Packet>::from(ack) {
-                    Some(Packet::SubAck(..)) => return Ok(Incoming::Subscribed),
-                    Some(Packet::PingResp(_)) => return Ok(Incoming::Fence),
-                    _ => {}
-                },
-                Notification::Disconnect(..) => return Err(RouterGone),
-                Notification::ReplicaData { .. }
-                | Notification::ReplicaAcks { .. }
-                | Notification::Shadow(_) => {}
+            let mut received = self.rx.next().await.map_err(|_| RouterGone)?;
+            if let Some(incoming) = self.sort(&mut received)? {
+                return Ok(incoming);
             }
         }
     }
 
     /// What the router has handed out already, without waiting.
     pub(crate) fn try_next(&mut self) -> Result<Option<Incoming>, RouterGone> {
-        self.next().now_or_never().transpose()
+        // As `next`, whose future would be large.
+        while !self.wake_due {
+            match self.rx.next().now_or_never() {
+                None => return Ok(None),
+                Some(Err(_)) => return Err(RouterGone),
+                Some(Ok(mut received)) => {
+                    if let Some(incoming) = self.sort(&mut received)? {
+                        return Ok(Some(incoming));
+                    }
+                }
+            }
+        }
+        // Whoever waits next wakes the router.
+        Ok(None)
+    }
+
+    /// Looks at a notification, which is large, where it lies. `None` is a wake-up without content.
+    fn sort(
+        &mut self,
+        received: &mut Option<Notification>,
+    ) -> Result<Option<Incoming>, RouterGone> {
+        match received {
+            Some(Notification::Forward(forward)) => return Ok(message(forward)),
+            Some(Notification::Unschedule) => self.wake_due = true,
+            Some(Notification::DeviceAck(_)) => {
+                match received.take().and_then(Option::<Packet>::from) {
+                    Some(Packet::SubAck(..)) => return Ok(Some(Incoming::Subscribed)),
+                    Some(Packet::PingResp(_)) => return Ok(Some(Incoming::Fence)),
+                    _ => {}
+                }
+            }
+            Some(Notification::Disconnect(..)) => return Err(RouterGone),
+            None
+            | Some(
+                Notification::ReplicaData { .. }
+                | Notification::ReplicaAcks { .. }
+                | Notification::Shadow(_),
+            ) => {}
+        }
+        Ok(None)
     }
 }
 
@@ -487,12 +509,20 @@ fn nothing() -> Packet {
     Packet::Unsubscribe(unsubscribe, None)
 }
 
-fn message(forward: Forward) -> Option<Incoming> {
-    let name = std::str::from_utf8(&forward.publish.topic).ok()?;
+fn message(forward: &mut Forward) -> Option<Incoming> {
     Some(Incoming::Message {
-        log: name.strip_prefix(LOG_PREFIX)?.parse().ok()?,
+        log: number(&forward.publish.topic)?,
         offset: forward.cursor?.1,
-        envelope: Envelope::from_bytes(forward.publish.payload),
+        envelope: Envelope::from_bytes(std::mem::take(&mut forward.publish.payload)),
+    })
+}
+
+/// The number in a log's name.
+fn number(name: &[u8]) -> Option<u32> {
+    let digits = name.strip_prefix(LOG_PREFIX.as_bytes())?;
+    digits.iter().try_fold(0_u32, |number, digit| {
+        let digit = digit.checked_sub(b'0').filter(|&digit| digit < 10)?;
+        number.checked_mul(10)?.checked_add(u32::from(digit))
     })
 }
 

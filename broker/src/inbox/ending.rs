@@ -219,8 +219,8 @@ impl Inbox {
                     offset,
                     envelope,
                 } => {
-                    if let Some(selected) = self.take(link, log, offset, envelope) {
-                        self.give_back(link, &selected.due, &selected.envelope);
+                    if let Some((_, due)) = self.take(link, log, offset, &envelope) {
+                        self.give_back(link, &due, &envelope);
                     }
                 }
                 Incoming::Subscribed => self.confirmed(),

@@ -4,7 +4,7 @@
 //! message has the number of its arrival, by which the lines are merged again where both may go.
 
 use crate::{
-    inbox::{Due, Ids, Selected},
+    inbox::{Due, Ids, Selected, Terms},
     message::{Envelope, QoS},
 };
 use std::collections::VecDeque;
@@ -22,20 +22,27 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(super) fn new(selected: Selected) -> Self {
-        let Selected {
-            envelope,
-            terms,
-            stored,
-            due,
-        } = selected;
+    pub(super) fn live(envelope: Envelope, terms: Terms, due: Due) -> Self {
         Self {
             qos: envelope.qos().min(terms.qos),
-            // Live messages carry no retain flag unless the subscription asks for it (MQTT 5, section 3.3.1.3).
-            retain: stored || (terms.retain_as_published && envelope.retain()),
+            // No retain flag unless the subscription asks for it (MQTT 5, section 3.3.1.3).
+            retain: terms.retain_as_published && envelope.retain(),
             envelope,
             ids: terms.ids,
             due,
+        }
+    }
+
+    pub(super) fn retained(selected: Selected) -> Self {
+        let Selected {
+            envelope,
+            terms,
+            due,
+            ..
+        } = selected;
+        Self {
+            retain: true,
+            ..Self::live(envelope, terms, due)
         }
     }
 
