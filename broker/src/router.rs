@@ -213,6 +213,8 @@ impl Router {
             let (tx, rx, _) = LinkBuilder::new(name, events.clone())
                 .build()
                 .map_err(|_| RouterGone)?;
+            // Room for 200 packets, of which a link that says little needs none: it grows again if it does.
+            *tx.buffer() = VecDeque::new();
             Ok((tx, rx))
         };
         Self {
@@ -429,7 +431,9 @@ impl RouterLink {
     pub(crate) async fn next(&mut self) -> Result<Incoming, RouterGone> {
         loop {
             if self.wake_due {
-                self.rx.wake().await.map_err(|_| RouterGone)?;
+                // Boxed, since it is large and each session's task has room for this future.
+                let woken = Box::pin(self.rx.wake()).await;
+                woken.map_err(|_| RouterGone)?;
                 self.wake_due = false;
             }
             let mut received = self.rx.next().await.map_err(|_| RouterGone)?;
