@@ -193,6 +193,8 @@ pub struct Outbox {
     /// Records that could not be written, in this run.
     unwritten: u64,
     runs: Runs,
+    /// How many records of a class fitted into a batch last time.
+    guesses: BTreeMap<Class, usize>,
     /// Free bytes of a file system. A field, so that a test can fill the disk.
     free_bytes: fn(&Path) -> io::Result<u64>,
 }
@@ -236,6 +238,7 @@ impl Outbox {
             book,
             written: Written::default(),
             newest,
+            guesses: BTreeMap::new(),
             actives: BTreeMap::new(),
             speaker: None,
             reader: None,
@@ -306,7 +309,11 @@ impl Outbox {
         for part in whole.chunk_by(|one, other| boot(&one.1) == boot(&other.1)) {
             let (texts, keys): (Vec<&[u8]>, Vec<_>) = part.iter().copied().unzip();
             let raw_bytes: Vec<usize> = texts.iter().map(|record| record.len() + 1).collect();
-            for piece in rules::split(&raw_bytes, batch::LIMITS, |range| {
+            let guess = self
+                .guesses
+                .entry(class)
+                .or_insert(batch::LIMITS.records_max);
+            for piece in rules::split(&raw_bytes, batch::LIMITS, guess, |range| {
                 batch::pack(&batch::array(&texts[range]))
             }) {
                 match piece {

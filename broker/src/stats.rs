@@ -132,6 +132,8 @@ counters! {
     refused_version,
     /// CONNECT refused: extended authentication, which is not supported.
     refused_auth_method,
+    /// CONNECT refused: its answer would be longer than the client allows a packet to be.
+    refused_packet_size,
     /// CONNECT refused: the client id belongs to a session of another user.
     refused_owner,
     /// CONNECT refused: the session of the client id before did not end, or was not handed over, in time.

@@ -195,6 +195,12 @@ pub(crate) fn put_unsuback(out: &mut BytesMut, version: Version, packet_id: u16,
     }
 }
 
+/// Length of a SUBACK or UNSUBACK of MQTT 5 with so many codes.
+pub(crate) fn codes_packet_len(count: usize) -> usize {
+    let rest = 3 + count;
+    1 + length_width(rest) + rest
+}
+
 fn put_codes(out: &mut BytesMut, version: Version, packet_id: u16, count: usize) {
     match version {
         Version::V4 => {

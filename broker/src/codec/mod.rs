@@ -12,8 +12,8 @@ pub(crate) use decode::{
     Connect, Packet, PublishPacket, SubscribeFilter, Will, decode, decode_connect,
 };
 pub(crate) use encode::{
-    Accepted, ConnAck, Delivery, put_ack, put_connack, put_disconnect, put_pingresp, put_publish,
-    put_suback, put_unsuback,
+    Accepted, ConnAck, Delivery, codes_packet_len, put_ack, put_connack, put_disconnect,
+    put_pingresp, put_publish, put_suback, put_unsuback,
 };
 
 use thiserror::Error;

@@ -17,6 +17,7 @@ use crate::{
     topic,
     transport::HandshakePlace,
 };
+use bytes::BytesMut;
 use futures_util::future::BoxFuture;
 use std::{
     fmt,
@@ -32,6 +33,9 @@ pub(super) const RECEIVE_MAXIMUM: u16 = 1_024;
 
 /// Bytes of a client id: they are held for each session, and go into rules and logs.
 const CLIENT_ID_BYTES_MAX: usize = 1_024;
+
+/// Length of a CONNACK that refuses, in MQTT 5.
+const REFUSAL_BYTES: usize = 5;
 
 /// How long a client waits for the session of its id to end or to take it. Either is a matter of milliseconds: the
 /// session's task never waits for its client.
@@ -135,7 +139,11 @@ pub(super) async fn handshake(
         }
     };
     match outcome {
-        Ok((connect, admitted)) => Some(Newcomer::new(wire, place, &connect, admitted, hub)),
+        Ok((connect, admitted)) => {
+            Newcomer::new(wire, place, &connect, admitted, hub)
+                .within_packet_size(hub)
+                .await
+        }
         Err(Refusal {
             version,
             code,
@@ -163,7 +171,7 @@ async fn refuse(wire: &mut Wire, version: Version, code: u8) {
     wire.close().await;
 }
 
-async fn first_packet(wire: &mut Wire, hub: &Hub) -> Option<bytes::BytesMut> {
+async fn first_packet(wire: &mut Wire, hub: &Hub) -> Option<BytesMut> {
     loop {
         // Anything else than CONNECT is refused at its first byte, before the rest is read.
         if wire.input.first().is_some_and(|&first| first != 0x10) {
@@ -176,7 +184,7 @@ async fn first_packet(wire: &mut Wire, hub: &Hub) -> Option<bytes::BytesMut> {
         match codec::frame(&wire.input, hub.limits.packet_bytes_max()) {
             Ok(Framed::Complete(frame)) => {
                 let length = frame.length;
-                let packet = bytes::BytesMut::from(&wire.input[..length]);
+                let packet = BytesMut::from(&wire.input[..length]);
                 wire::consumed(&mut wire.input, length);
                 return Some(packet);
             }
@@ -354,8 +362,37 @@ impl Newcomer {
         })
     }
 
+    /// Turns a client away that takes no packet as long as its CONNACK: every other answer but those to many filters is
+    /// shorter.
+    async fn within_packet_size(self: Box<Self>, hub: &Hub) -> Option<Box<Self>> {
+        let mut connack = BytesMut::new();
+        self.put_connack(&mut connack, false, hub);
+        let limit = self.connection.packet_size_max;
+        if connack.len() <= limit {
+            return Some(self);
+        }
+        hub.counters.refused_packet_size.bump();
+        debug!(
+            limit,
+            least = connack.len(),
+            "the client's maximum packet size leaves no room for an answer"
+        );
+        if limit >= REFUSAL_BYTES {
+            self.refuse(reason::TOO_LARGE).await;
+        }
+        None
+    }
+
     /// Makes the CONNACK ready that lets the client in.
     pub(super) fn accept(&mut self, session_present: bool, hub: &Hub) {
+        let mut out = std::mem::take(&mut self.connection.wire.out);
+        self.put_connack(&mut out, session_present, hub);
+        self.connection.wire.out = out;
+        hub.counters.connected.bump();
+        debug!(client_id = %self.identity.client_id, user = ?self.identity.user, session_present, "client connected");
+    }
+
+    fn put_connack(&self, out: &mut BytesMut, session_present: bool, hub: &Hub) {
         let limits = &hub.limits;
         let accepted = Accepted {
             session_present,
@@ -370,10 +407,7 @@ impl Newcomer {
             code: reason::SUCCESS,
             accepted: Some(accepted),
         };
-        let connection = &mut *self.connection;
-        codec::put_connack(&mut connection.wire.out, connection.version, &connack);
-        hub.counters.connected.bump();
-        debug!(client_id = %self.identity.client_id, user = ?self.identity.user, session_present, "client connected");
+        codec::put_connack(out, self.connection.version, &connack);
     }
 
     async fn refuse(mut self: Box<Self>, code: u8) {

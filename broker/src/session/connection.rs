@@ -1,13 +1,14 @@
 //! What lives as long as one connection of a session.
 
 use super::{
+    End,
     aliases::{Given, Name, Taken},
     connect::Will,
     queue::Outgoing,
     wire::Wire,
 };
 use crate::{
-    codec::{self, Delivery, Version},
+    codec::{self, Delivery, Version, reason},
     hub::Hub,
     message::QoS,
 };
@@ -87,6 +88,15 @@ impl Connection {
             self.taken.sent(topic, alias);
         }
         Ok(())
+    }
+
+    /// Whether the client takes an answer with so many codes, which must be whole or not be sent (MQTT 5, section 3.1.2.11.4).
+    pub(super) fn takes_codes(&self, count: usize) -> Result<(), End> {
+        if codec::codes_packet_len(count) <= self.packet_size_max {
+            Ok(())
+        } else {
+            Err(End::Rejected(reason::TOO_LARGE))
+        }
     }
 
     /// Says goodbye, if there is something to say, and closes: in bounded time and beside what the session does next.

@@ -113,6 +113,7 @@ impl Session {
                 return self.on_subscribe(conn, packet_id, subscription_id, &filters);
             }
             Packet::Unsubscribe { packet_id, filters } => {
+                conn.takes_codes(filters.len())?;
                 let mut codes = Vec::with_capacity(filters.len());
                 for filter in filters {
                     let existed = self.inbox.unsubscribe(&mut self.link, filter);
@@ -237,6 +238,7 @@ impl Session {
         subscription_id: Option<u32>,
         filters: &[SubscribeFilter<'_>],
     ) -> Result<(), End> {
+        conn.takes_codes(filters.len())?;
         let mut pending = PendingSubAck {
             packet_id,
             codes: Vec::with_capacity(filters.len()),

@@ -388,6 +388,28 @@ pub(crate) static CASES: &[Case] = &[
         },
     ),
     case(
+        "answers over the client's Maximum Packet Size",
+        &["3.1.2-24"],
+        &[],
+        "no answer is longer than the client allows: it is told so and let go, in silence where not even that fits",
+        || {
+            let filters: Vec<_> = (0..40).map(|number| format!("t/{number}")).collect();
+            let filters: Vec<_> = filters.iter().map(|filter| (filter.as_str(), 0)).collect();
+            let names: Vec<_> = filters.iter().map(|&(filter, _)| filter).collect();
+            script([
+                vec![open("tiny"), send("tiny", connect("tiny").with(long(0x27, 4))), Step::Closed("tiny")],
+                vec![open("small"), send("small", connect("small").with(long(0x27, 15)))],
+                vec![want("small", connack(0x95)), Step::Closed("small")],
+                enter("a", connect("a").with(long(0x27, 44))),
+                vec![send("a", subscribe(1, &filters)), Step::Ended("a", 0x95)],
+                enter("b", connect("b").with(long(0x27, 44))),
+                vec![send("b", unsubscribe(1, &names)), Step::Ended("b", 0x95)],
+                enter("c", connect("c").with(long(0x27, 45))),
+                vec![send("c", subscribe(1, &filters)), want("c", suback(1, &[0; 40]))],
+            ])
+        },
+    ),
+    case(
         "Maximum Packet Size of the broker",
         &["3.2.2-15", "3.2.2.3.6"],
         &["4.8.0-1"],

@@ -35,19 +35,19 @@ pub enum Piece<P> {
 /// Cuts records into batches, in order, each as large as the limits allow by a good guess.
 ///
 /// `raw_bytes` has the size of each record, and `pack` compresses the records of a range. A batch that came out too
-/// large is tried again with fewer records, in proportion, so that two or three tries find a size.
+/// large is tried again with fewer records, in proportion, so that two or three tries find a size. `guess` is how many
+/// records are tried first: what fitted last time, kept by the caller from call to call.
 pub fn split<P: AsRef<[u8]>>(
     raw_bytes: &[usize],
     limits: SplitLimits,
+    guess: &mut usize,
     mut pack: impl FnMut(Range<usize>) -> P,
 ) -> Vec<Piece<P>> {
     let mut pieces = Vec::new();
     let mut start = 0;
-    // What fitted last time is the first guess for the next time.
-    let mut guess = limits.records_max;
     while start < raw_bytes.len() {
         let room = fitting(&raw_bytes[start..], limits).max(1);
-        let mut count = guess.clamp(1, room);
+        let mut count = (*guess).clamp(1, room);
         loop {
             let records = start..start + count;
             let alone = count == 1;
@@ -61,7 +61,7 @@ pub fn split<P: AsRef<[u8]>>(
             let packed = pack(records.clone());
             let bytes = packed.as_ref().len();
             if bytes <= limits.packed_bytes_max {
-                guess = next_guess(count, bytes, limits);
+                *guess = next_guess(count, bytes, limits);
                 pieces.push(Piece::Batch { records, packed });
                 break;
             }
@@ -115,9 +115,10 @@ mod tests {
         fn every_record_is_in_one_piece_in_order_and_within_limits(
             raw in proptest::collection::vec(prop_oneof![8 => 0_usize..40, 1 => 90_usize..300, 1 => 900_usize..1_200], 0..120),
             ratio in 1_usize..20,
+            mut guess in 0_usize..100,
         ) {
             let mut tries = 0;
-            let pieces = split(&raw, LIMITS, |range| {
+            let pieces = split(&raw, LIMITS, &mut guess, |range| {
                 tries += 1;
                 vec![0_u8; raw[range].iter().sum::<usize>() / ratio + 5]
             });
@@ -147,20 +148,20 @@ mod tests {
     #[test]
     fn equal_records_fill_their_batches_without_many_tries() {
         let raw = [20; 200];
+        let mut guess = LIMITS.records_max;
         let mut tries = 0;
-        let pieces = split(&raw, LIMITS, |range| {
-            tries += 1;
-            vec![0_u8; range.len() * 4]
-        });
-        assert!(
-            pieces.len() <= 10,
-            "{} batches of at most 25 records",
-            pieces.len()
-        );
-        assert!(
-            tries <= pieces.len() + 3,
-            "{tries} tries for {} batches",
-            pieces.len()
-        );
+        let mut pieces = || {
+            tries = 0;
+            let pieces = split(&raw, LIMITS, &mut guess, |range| {
+                tries += 1;
+                vec![0_u8; range.len() * 4]
+            });
+            (pieces.len(), tries)
+        };
+        let (batches, tries) = pieces();
+        assert!(batches <= 10, "{batches} batches of at most 25 records");
+        assert!(tries <= batches + 3, "{tries} tries for {batches} batches");
+        let (batches, tries) = pieces();
+        assert_eq!(tries, batches, "the second time it is known what fits");
     }
 }
