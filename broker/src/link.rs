@@ -518,10 +518,18 @@ impl LinkReceiver {
         let (inbox, link) = (self.inbox.as_mut()?, self.link.link.as_mut()?);
         match incoming {
             Incoming::Message {
-                slot,
+                log,
                 offset,
                 envelope,
-            } => inbox.take(link, slot, offset, envelope),
+            } => {
+                let (terms, due) = inbox.take(link, log, offset, &envelope)?;
+                Some(Selected {
+                    envelope,
+                    terms,
+                    stored: false,
+                    due,
+                })
+            }
             Incoming::Subscribed => {
                 inbox.confirmed();
                 None

@@ -1,7 +1,7 @@
 //! Messages: what a link publishes and receives, and the compact form in which one travels through the broker.
 
 use crate::codec::properties;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use std::{sync::Arc, time::Duration};
 
 /// How hard a message is delivered: the numbers of the MQTT specification.
@@ -115,30 +115,34 @@ impl Message {
     }
 }
 
-/// The length of the origin and the stamp in front of a tagged topic.
-const TAG_LEN: usize = ORIGIN_LEN + 8;
-const ORIGIN_LEN: usize = 4;
 const QOS_BITS: u8 = 0b0000_0011;
 const RETAIN_BIT: u8 = 0b0000_0100;
 const PROPERTIES_BIT: u8 = 0b0000_1000;
 const EXPIRY_BIT: u8 = 0b0001_0000;
 const MARK_BIT: u8 = 0b1000_0000;
 
-/// A message inside the broker. Cloning it copies two reference counts.
-///
-/// `topic` is a four-byte origin (the number of the connection that published it, for MQTT 5's no-local option), an
-/// eight-byte stamp (which subscriptions were in force by then), and then the topic; publishers make it once per topic
-/// and stamp. `body` is, in one allocation, an optional deadline (four bytes,
-/// seconds since the broker started), optional MQTT 5 properties with their length in front as on the wire, and the
-/// payload. `meta` says which of them are there.
-#[derive(Debug, Clone)]
-pub(crate) struct Envelope {
-    pub(crate) meta: u8,
-    pub(crate) topic: Bytes,
-    pub(crate) body: Bytes,
-}
+/// Where the parts of an envelope begin.
+const ORIGIN: usize = 1;
+const STAMP: usize = ORIGIN + 4;
+const TOPIC_LEN: usize = STAMP + 8;
+const TOPIC: usize = TOPIC_LEN + 2;
 
-/// What a publisher hands in, before a topic is tagged and a body is made.
+/// A message inside the broker. It is one buffer, so that a copy for a subscriber costs one reference count:
+///
+/// - a byte that says what kind of message it is and which of the parts below are there;
+/// - the origin, four bytes: the number of the connection that published it, for MQTT 5's no-local option;
+/// - the stamp, eight bytes: which subscriptions were in force by then;
+/// - the topic, its length in two bytes before it;
+/// - the body: a deadline if there is one (four bytes, seconds since the broker started), MQTT 5 properties if there are
+///   any, with their length in front as on the wire, and the payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Envelope(Bytes);
+
+/// The origin, the stamp and the topic, which a publisher joins once for many messages.
+#[derive(Debug)]
+pub(crate) struct Head(Vec<u8>);
+
+/// What a publisher hands in.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Draft<'a> {
     pub(crate) qos: QoS,
@@ -150,78 +154,104 @@ pub(crate) struct Draft<'a> {
     pub(crate) payload: &'a [u8],
 }
 
-impl Draft<'_> {
-    /// The meta byte and the body of the message.
-    pub(crate) fn seal(&self) -> (u8, Bytes) {
-        let mut meta = self.qos as u8;
-        if self.retain {
-            meta |= RETAIN_BIT;
-        }
-        if self.deadline.is_none() && self.properties.is_empty() {
-            return (meta, Bytes::copy_from_slice(self.payload));
-        }
-        let mut body = BytesMut::with_capacity(8 + self.properties.len() + self.payload.len());
-        if let Some(deadline) = self.deadline {
-            meta |= EXPIRY_BIT;
-            body.put_u32(deadline);
-        }
-        if !self.properties.is_empty() {
-            meta |= PROPERTIES_BIT;
-            properties::put_length(&mut body, self.properties.len());
-            body.put_slice(self.properties);
-        }
-        body.put_slice(self.payload);
-        (meta, body.freeze())
+impl Head {
+    /// Joins them; a topic is no longer than MQTT allows.
+    pub(crate) fn new(origin: u32, stamp: u64, topic: &str) -> Self {
+        let mut head = Vec::with_capacity(TOPIC - ORIGIN + topic.len());
+        head.put_u32(origin);
+        head.put_u64(stamp);
+        head.put_u16(u16::try_from(topic.len()).unwrap_or(u16::MAX));
+        head.put_slice(topic.as_bytes());
+        Self(head)
     }
 }
 
-/// Joins an origin, a stamp and a topic.
-pub(crate) fn tag_topic(origin: u32, stamp: u64, topic: &str) -> Bytes {
-    let mut tagged = BytesMut::with_capacity(TAG_LEN + topic.len());
-    tagged.put_u32(origin);
-    tagged.put_u64(stamp);
-    tagged.put_slice(topic.as_bytes());
-    tagged.freeze()
+impl Draft<'_> {
+    /// Makes the message.
+    pub(crate) fn seal(&self, head: &Head) -> Envelope {
+        let mut meta = self.qos as u8;
+        let mut length = 1 + head.0.len() + self.payload.len();
+        if self.retain {
+            meta |= RETAIN_BIT;
+        }
+        if self.deadline.is_some() {
+            meta |= EXPIRY_BIT;
+            length += 4;
+        }
+        if !self.properties.is_empty() {
+            meta |= PROPERTIES_BIT;
+            length += properties::length_width(self.properties.len()) + self.properties.len();
+        }
+        // Of the right size: a buffer with room to spare would be copied or take another allocation.
+        let mut bytes = Vec::with_capacity(length);
+        bytes.put_u8(meta);
+        bytes.put_slice(&head.0);
+        if let Some(deadline) = self.deadline {
+            bytes.put_u32(deadline);
+        }
+        if !self.properties.is_empty() {
+            properties::put_length(&mut bytes, self.properties.len());
+            bytes.put_slice(self.properties);
+        }
+        bytes.put_slice(self.payload);
+        Envelope(bytes.into())
+    }
 }
 
 impl Envelope {
     /// No message: a mark that `owner` leaves in a log, to see when it has read what was there before.
     pub(crate) fn mark(owner: u32, number: u64) -> Self {
-        Self {
-            meta: MARK_BIT,
-            topic: tag_topic(owner, number, ""),
-            body: Bytes::new(),
-        }
+        let Head(head) = Head::new(owner, number, "");
+        let bytes: Vec<u8> = std::iter::once(MARK_BIT).chain(head).collect();
+        Self(bytes.into())
+    }
+
+    /// What [`Envelope::into_bytes`] gave.
+    pub(crate) fn from_bytes(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) fn into_bytes(self) -> Bytes {
+        self.0
     }
 
     pub(crate) fn is_mark(&self) -> bool {
-        self.meta & MARK_BIT != 0
+        self.meta() & MARK_BIT != 0
     }
 
     pub(crate) fn qos(&self) -> QoS {
-        QoS::from_bits(self.meta & QOS_BITS).unwrap_or_default()
+        QoS::from_bits(self.meta() & QOS_BITS).unwrap_or_default()
     }
 
     pub(crate) fn retain(&self) -> bool {
-        self.meta & RETAIN_BIT != 0
+        self.meta() & RETAIN_BIT != 0
+    }
+
+    fn meta(&self) -> u8 {
+        self.0.first().copied().unwrap_or_default()
     }
 
     pub(crate) fn origin(&self) -> u32 {
-        self.topic
-            .first_chunk()
-            .map_or(0, |origin| u32::from_be_bytes(*origin))
+        u32::from_be_bytes(self.chunk(ORIGIN))
     }
 
     /// The stamp, or a mark's number.
     pub(crate) fn stamp(&self) -> u64 {
-        self.topic
-            .get(ORIGIN_LEN..)
-            .and_then(|rest| rest.first_chunk())
-            .map_or(0, |stamp| u64::from_be_bytes(*stamp))
+        u64::from_be_bytes(self.chunk(STAMP))
+    }
+
+    fn chunk<const N: usize>(&self, from: usize) -> [u8; N] {
+        let rest = self.0.get(from..).unwrap_or_default();
+        rest.first_chunk().copied().unwrap_or([0; N])
+    }
+
+    /// Where the topic ends and the body begins.
+    fn body(&self) -> usize {
+        TOPIC + usize::from(u16::from_be_bytes(self.chunk(TOPIC_LEN)))
     }
 
     pub(crate) fn topic(&self) -> &[u8] {
-        self.topic.get(TAG_LEN..).unwrap_or_default()
+        self.0.get(TOPIC..self.body()).unwrap_or_default()
     }
 
     /// The topic as text. Only checked topics are sealed into envelopes, so that it is never cut short.
@@ -229,66 +259,56 @@ impl Envelope {
         std::str::from_utf8(self.topic()).unwrap_or_default()
     }
 
-    /// The topic without its tag, sharing the envelope's memory.
+    /// The topic, sharing the envelope's memory.
     pub(crate) fn topic_bytes(&self) -> Bytes {
-        self.topic.slice(TAG_LEN.min(self.topic.len())..)
+        self.0.slice_ref(self.topic())
     }
 
     pub(crate) fn deadline(&self) -> Option<u32> {
-        if self.meta & EXPIRY_BIT == 0 {
-            return None;
-        }
-        self.body
-            .first_chunk::<4>()
-            .map(|bytes| u32::from_be_bytes(*bytes))
+        (self.meta() & EXPIRY_BIT != 0).then(|| u32::from_be_bytes(self.chunk(self.body())))
     }
 
-    /// Where the properties (without their length) and the payload begin in the body.
-    fn offsets(&self) -> (usize, usize) {
-        let start = if self.meta & EXPIRY_BIT == 0 { 0 } else { 4 };
-        if self.meta & PROPERTIES_BIT == 0 {
-            return (start, start);
+    /// The properties (without their length) and the payload.
+    pub(crate) fn contents(&self) -> (&[u8], &[u8]) {
+        let meta = self.meta();
+        let deadline = if meta & EXPIRY_BIT == 0 { 0 } else { 4 };
+        let rest = self.0.get(self.body() + deadline..).unwrap_or_default();
+        if meta & PROPERTIES_BIT == 0 {
+            return (&[], rest);
         }
-        let rest = self.body.get(start..).unwrap_or_default();
-        properties::split_length(rest).map_or((start, start), |(length, width)| {
-            (start + width, start + width + length)
-        })
+        properties::split_length(rest)
+            .and_then(|(length, width)| rest.get(width..)?.split_at_checked(length))
+            .unwrap_or((&[], rest))
     }
 
     pub(crate) fn properties(&self) -> &[u8] {
-        let (from, to) = self.offsets();
-        self.body.get(from..to).unwrap_or_default()
+        self.contents().0
     }
 
     pub(crate) fn payload(&self) -> &[u8] {
-        self.body.get(self.offsets().1..).unwrap_or_default()
+        self.contents().1
     }
 
     /// The properties and the payload, sharing the envelope's memory.
     pub(crate) fn parts(&self) -> (Bytes, Bytes) {
-        let (from, to) = self.offsets();
-        (self.body.slice(from..to), self.body.slice(to..))
+        let (properties, payload) = self.contents();
+        (self.0.slice_ref(properties), self.0.slice_ref(payload))
     }
 
     /// What the message weighs in a store.
     pub(crate) fn weight(&self) -> usize {
-        self.topic.len() + self.body.len()
+        self.0.len()
     }
 
     /// A message that no connection of this run has published.
     pub(crate) fn stored(topic: &str, draft: &Draft<'_>) -> Self {
-        let (meta, body) = draft.seal();
-        Self {
-            meta,
-            topic: tag_topic(u32::MAX, 0, topic),
-            body,
-        }
+        draft.seal(&Head::new(u32::MAX, 0, topic))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Draft, Envelope, QoS, tag_topic};
+    use super::{Draft, Envelope, Head, QoS};
 
     #[test]
     fn an_envelope_gives_back_what_was_sealed() {
@@ -301,12 +321,8 @@ mod tests {
                     deadline,
                     payload: b"payload",
                 };
-                let (meta, body) = draft.seal();
-                let envelope = Envelope {
-                    meta,
-                    topic: tag_topic(9, 1 << 40, "a/b"),
-                    body,
-                };
+                let sealed = draft.seal(&Head::new(9, 1 << 40, "a/b"));
+                let envelope = Envelope::from_bytes(sealed.into_bytes());
                 assert_eq!(envelope.qos(), QoS::ExactlyOnce);
                 assert!(envelope.retain());
                 assert_eq!((envelope.origin(), envelope.topic_str()), (9, "a/b"));
@@ -314,7 +330,9 @@ mod tests {
                 assert_eq!(envelope.deadline(), deadline);
                 assert_eq!(envelope.properties(), properties);
                 assert_eq!(envelope.payload(), b"payload");
-                assert_eq!(envelope.parts().1, &b"payload"[..]);
+                assert_eq!(envelope.topic_bytes(), "a/b");
+                let (shared, payload) = envelope.parts();
+                assert_eq!((&shared[..], &payload[..]), (properties, &b"payload"[..]));
             }
         }
     }

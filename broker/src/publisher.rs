@@ -3,13 +3,12 @@
 use crate::{
     auth::Access,
     hub::Hub,
-    message::{Draft, Envelope, tag_topic},
+    message::{Draft, Envelope, Head},
     retained::Kept,
     router::{BACKLOG_MAX, RouterLink},
     subscriptions::{Channel, HOLD_MAX, Routes},
     topic,
 };
-use bytes::Bytes;
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::AtomicU64},
@@ -39,8 +38,8 @@ pub(crate) struct Publisher {
 #[derive(Debug)]
 struct Route {
     allowed: bool,
-    tagged: Bytes,
-    /// The stamp in `tagged`.
+    head: Head,
+    /// The stamp in `head`.
     stamp: u64,
     routes: Routes,
 }
@@ -108,19 +107,14 @@ impl Publisher {
         };
         if route.stamp != stamp {
             route.stamp = stamp;
-            route.tagged = tag_topic(self.origin, stamp, name);
+            route.head = Head::new(self.origin, stamp, name);
         }
         if !route.allowed {
             self.hub.counters.denied_publishes.bump();
             debug!(topic = name, "publication denied");
             return Published::Denied;
         }
-        let (meta, body) = draft.seal();
-        let envelope = Envelope {
-            meta,
-            topic: route.tagged.clone(),
-            body,
-        };
+        let envelope = draft.seal(&route.head);
         // First the store, then the log: a subscriber that begins in between sees the message twice rather than never.
         let kept = draft.retain.then(|| self.hub.keep(envelope.clone()));
         let mut filters = route.routes.channels.len();
@@ -154,7 +148,7 @@ impl Publisher {
         let stamp = 0;
         let route = Route {
             allowed: self.access.may_publish(name),
-            tagged: tag_topic(self.origin, stamp, name),
+            head: Head::new(self.origin, stamp, name),
             stamp,
             routes,
         };

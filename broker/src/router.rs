@@ -7,8 +7,11 @@
 //!   numbered [`Log`], the log's name is the only topic the router sees, and logs and links are pooled, never removed.
 //! - Its thread cannot be stopped. So routers are pooled too: a broker that starts takes one that is not in use.
 //! - QoS above 0 has a fixed window, insists on ordered acknowledgements, and raises publications to the
-//!   subscription's QoS. So everything passes through it at QoS 0, and QoS is the front's business. A message's own
-//!   data ride in its MQTT 5 properties, of which the router copies these without allocating.
+//!   subscription's QoS. So everything passes through it at QoS 0, and QoS is the front's business.
+//! - It clones a message's topic, payload and properties for each reader. So messages have no properties, the topic is
+//!   the log's name, which is static and takes no reference count, and all else is in the payload.
+//! - What it sends to a link comes in the order of its deeds: a log's messages for a subscription behind its SUBACK, and
+//!   none behind the UNSUBACK. So a message belongs to the log's present subscription once that is confirmed.
 //! - It takes all that waits on a link in one go. So packets that were queued together are dealt with together, and
 //!   either all or none of them come before those of another link.
 //! - A link that publishes to a log which it reads, and unsubscribes in the same go, keeps a read request that nobody
@@ -22,10 +25,7 @@ use futures_util::FutureExt;
 use rumqttd::{
     Forward, Notification, RouterConfig, Strategy,
     local::{LinkBuilder, LinkRx, LinkTx},
-    protocol::{
-        Filter, Packet, PingReq, Publish, PublishProperties, QoS, RetainForwardRule, Subscribe,
-        SubscribeProperties, Unsubscribe,
-    },
+    protocol::{Filter, Packet, PingReq, Publish, QoS, RetainForwardRule, Subscribe, Unsubscribe},
 };
 use std::{
     collections::VecDeque,
@@ -40,6 +40,9 @@ use tokio::sync::Notify;
 
 /// Segments a log has. When the newest is full the oldest goes, so that three quarters of a log are always there.
 const SEGMENTS: usize = 4;
+
+/// What a log's name begins with; its number follows.
+const LOG_PREFIX: &str = "l";
 
 /// Messages that the router reads from a log for a link in one turn. With its own mark of 200 notifications, a link
 /// that does not read holds 200 + 128 messages at most.
@@ -91,7 +94,7 @@ struct Links {
 #[derive(Default)]
 struct Logs {
     idle: Vec<Arc<Log>>,
-    made: usize,
+    made: u32,
 }
 
 impl fmt::Debug for Router {
@@ -105,7 +108,8 @@ impl fmt::Debug for Router {
 /// One of the router's logs, with counts that go on when it is lent to another filter.
 #[derive(Debug)]
 pub(crate) struct Log {
-    name: Bytes,
+    pub(crate) number: u32,
+    name: &'static str,
     sent_bytes: AtomicU64,
     holds: AtomicUsize,
 }
@@ -149,8 +153,8 @@ impl Drop for Hold {
 
 impl Log {
     /// What a message of this log weighs by the router's own reckoning.
-    pub(crate) fn weight(&self, envelope_body: usize) -> u64 {
-        (4 + self.name.len() + envelope_body) as u64
+    pub(crate) fn weight(&self, envelope: &Envelope) -> u64 {
+        (4 + self.name.len() + envelope.weight()) as u64
     }
 
     pub(crate) fn sent_bytes(&self) -> u64 {
@@ -166,10 +170,6 @@ impl Log {
     /// Whether a message with a [`Hold`] has still to be handed to the router.
     pub(crate) fn is_held(&self) -> bool {
         self.holds.load(Ordering::Acquire) > 0
-    }
-
-    fn filter(&self) -> String {
-        String::from_utf8_lossy(&self.name).into_owned()
     }
 }
 
@@ -213,6 +213,8 @@ impl Router {
             let (tx, rx, _) = LinkBuilder::new(name, events.clone())
                 .build()
                 .map_err(|_| RouterGone)?;
+            // Room for 200 packets, of which a link that says little needs none: it grows again if it does.
+            *tx.buffer() = VecDeque::new();
             Ok((tx, rx))
         };
         Self {
@@ -266,10 +268,12 @@ impl Router {
         if let Some(log) = logs.idle.pop() {
             return log;
         }
-        let name = Bytes::from(format!("l{}", logs.made));
+        let number = logs.made;
         logs.made += 1;
         Arc::new(Log {
-            name,
+            number,
+            // The router keeps the log for ever, and so is its name kept.
+            name: format!("{LOG_PREFIX}{number}").leak(),
             sent_bytes: AtomicU64::new(0),
             holds: AtomicUsize::new(0),
         })
@@ -310,8 +314,8 @@ impl fmt::Debug for RouterLink {
 #[derive(Debug)]
 pub(crate) enum Incoming {
     Message {
-        /// The key given to [`RouterLink::queue_subscribe`].
-        slot: usize,
+        /// The number of the log that it came by.
+        log: u32,
         /// The message's place in its log.
         offset: u64,
         envelope: Envelope,
@@ -324,14 +328,9 @@ pub(crate) enum Incoming {
 
 impl RouterLink {
     pub(crate) fn queue_publish(&mut self, log: &Log, envelope: &Envelope) {
-        let publish = Publish::new(log.name.clone(), envelope.body.clone(), false);
-        let properties = PublishProperties {
-            payload_format_indicator: Some(envelope.meta),
-            correlation_data: Some(envelope.topic.clone()),
-            ..PublishProperties::default()
-        };
-        self.outbox
-            .push_back(Packet::Publish(publish, Some(properties)));
+        let name = Bytes::from_static(log.name.as_bytes());
+        let publish = Publish::new(name, envelope.clone().into_bytes(), false);
+        self.outbox.push_back(Packet::Publish(publish, None));
     }
 
     /// As [`RouterLink::queue_publish`], with a hold that ends once the router has been told.
@@ -345,9 +344,9 @@ impl RouterLink {
         self.announcement.get_or_insert_with(announcement);
     }
 
-    pub(crate) fn queue_subscribe(&mut self, log: &Log, slot: usize) {
+    pub(crate) fn queue_subscribe(&mut self, log: &Log) {
         let filter = Filter {
-            path: log.filter(),
+            path: log.name.to_owned(),
             qos: QoS::AtMostOnce,
             nolocal: false,
             preserve_retain: false,
@@ -357,19 +356,13 @@ impl RouterLink {
             pkid: 1,
             filters: vec![filter],
         };
-        // The router refuses identifier 0, and repeats the others with each message.
-        let properties = SubscribeProperties {
-            id: Some(slot + 1),
-            user_properties: Vec::new(),
-        };
-        self.outbox
-            .push_back(Packet::Subscribe(subscribe, Some(properties)));
+        self.outbox.push_back(Packet::Subscribe(subscribe, None));
     }
 
     pub(crate) fn queue_unsubscribe(&mut self, log: &Log) {
         let unsubscribe = Unsubscribe {
             pkid: 1,
-            filters: vec![log.filter()],
+            filters: vec![log.name.to_owned()],
         };
         if !put_behind_subscribe(&mut self.outbox, &unsubscribe) {
             self.endings.push(unsubscribe);
@@ -438,36 +431,60 @@ impl RouterLink {
     pub(crate) async fn next(&mut self) -> Result<Incoming, RouterGone> {
         loop {
             if self.wake_due {
-                self.rx.wake().await.map_err(|_| RouterGone)?;
+                // Boxed, since it is large and each session's task has room for this future.
+                let woken = Box::pin(self.rx.wake()).await;
+                woken.map_err(|_| RouterGone)?;
                 self.wake_due = false;
             }
-            // `None` is a wake-up without content.
-            let Some(notification) = self.rx.next().await.map_err(|_| RouterGone)? else {
-                continue;
-            };
-            match notification {
-                Notification::Forward(forward) => {
-                    if let Some(message) = message(forward) {
-                        return Ok(message);
-                    }
-                }
-                Notification::Unschedule => self.wake_due = true,
-                ack @ Notification::DeviceAck(_) => match Option::<Packet>::from(ack) {
-                    Some(Packet::SubAck(..)) => return Ok(Incoming::Subscribed),
-                    Some(Packet::PingResp(_)) => return Ok(Incoming::Fence),
-                    _ => {}
-                },
-                Notification::Disconnect(..) => return Err(RouterGone),
-                Notification::ReplicaData { .. }
-                | Notification::ReplicaAcks { .. }
-                | Notification::Shadow(_) => {}
+            let mut received = self.rx.next().await.map_err(|_| RouterGone)?;
+            if let Some(incoming) = self.sort(&mut received)? {
+                return Ok(incoming);
             }
         }
     }
 
     /// What the router has handed out already, without waiting.
     pub(crate) fn try_next(&mut self) -> Result<Option<Incoming>, RouterGone> {
-        self.next().now_or_never().transpose()
+        // As `next`, whose future would be large.
+        while !self.wake_due {
+            match self.rx.next().now_or_never() {
+                None => return Ok(None),
+                Some(Err(_)) => return Err(RouterGone),
+                Some(Ok(mut received)) => {
+                    if let Some(incoming) = self.sort(&mut received)? {
+                        return Ok(Some(incoming));
+                    }
+                }
+            }
+        }
+        // Whoever waits next wakes the router.
+        Ok(None)
+    }
+
+    /// Looks at a notification, which is large, where it lies. `None` is a wake-up without content.
+    fn sort(
+        &mut self,
+        received: &mut Option<Notification>,
+    ) -> Result<Option<Incoming>, RouterGone> {
+        match received {
+            Some(Notification::Forward(forward)) => return Ok(message(forward)),
+            Some(Notification::Unschedule) => self.wake_due = true,
+            Some(Notification::DeviceAck(_)) => {
+                match received.take().and_then(Option::<Packet>::from) {
+                    Some(Packet::SubAck(..)) => return Ok(Some(Incoming::Subscribed)),
+                    Some(Packet::PingResp(_)) => return Ok(Some(Incoming::Fence)),
+                    _ => {}
+                }
+            }
+            Some(Notification::Disconnect(..)) => return Err(RouterGone),
+            None
+            | Some(
+                Notification::ReplicaData { .. }
+                | Notification::ReplicaAcks { .. }
+                | Notification::Shadow(_),
+            ) => {}
+        }
+        Ok(None)
     }
 }
 
@@ -496,21 +513,20 @@ fn nothing() -> Packet {
     Packet::Unsubscribe(unsubscribe, None)
 }
 
-fn message(forward: Forward) -> Option<Incoming> {
-    let properties = forward.properties?;
-    let slot = properties
-        .subscription_identifiers
-        .first()?
-        .checked_sub(1)?;
-    let envelope = Envelope {
-        meta: properties.payload_format_indicator?,
-        topic: properties.correlation_data?,
-        body: forward.publish.payload,
-    };
+fn message(forward: &mut Forward) -> Option<Incoming> {
     Some(Incoming::Message {
-        slot,
+        log: number(&forward.publish.topic)?,
         offset: forward.cursor?.1,
-        envelope,
+        envelope: Envelope::from_bytes(std::mem::take(&mut forward.publish.payload)),
+    })
+}
+
+/// The number in a log's name.
+fn number(name: &[u8]) -> Option<u32> {
+    let digits = name.strip_prefix(LOG_PREFIX.as_bytes())?;
+    digits.iter().try_fold(0_u32, |number, digit| {
+        let digit = digit.checked_sub(b'0').filter(|&digit| digit < 10)?;
+        number.checked_mul(10)?.checked_add(u32::from(digit))
     })
 }
 

@@ -331,7 +331,7 @@ impl Selecting {
 impl Channel {
     /// Counts a message that goes into the log. Returns true if the publisher should see whether readers lag.
     pub(crate) fn count(&self, envelope: &Envelope) -> bool {
-        let (before, after) = self.log.count(self.log.weight(envelope.body.len()));
+        let (before, after) = self.log.count(self.log.weight(envelope));
         let step = (self.log_bytes / LOOK).max(1);
         if before / step != after / step && self.is_high(self.lag()) {
             self.congested.store(true, Ordering::Relaxed);

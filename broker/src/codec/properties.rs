@@ -122,7 +122,7 @@ impl<'a> Properties<'a> {
 }
 
 /// Appends a variable-length integer. Longer numbers than [`LENGTH_MAX`] do not occur: packets are bounded below it.
-pub(crate) fn put_length(out: &mut BytesMut, length: usize) {
+pub(crate) fn put_length(out: &mut impl BufMut, length: usize) {
     let mut rest = length.min(LENGTH_MAX);
     loop {
         let low = u8::try_from(rest & 0x7f).unwrap_or(0);

@@ -131,7 +131,7 @@ impl Inbox {
         slot.ending = None;
         slot.options = options;
         // The router confirms a subscription that it has as it does a new one.
-        link.queue_subscribe(&slot.seat.channel.log, slot.key);
+        link.queue_subscribe(&slot.seat.channel.log);
         let key = slot.key;
         self.by_name.insert(Arc::clone(&slot.name), index);
         self.unconfirmed.push_back(key);
@@ -213,14 +213,18 @@ impl Inbox {
     async fn drain(&mut self, link: &mut RouterLink) -> Result<(), RouterGone> {
         link.flush()?;
         while self.slots.iter().any(Option::is_some) {
-            if let Incoming::Message {
-                slot,
-                offset,
-                envelope,
-            } = link.next().await?
-                && let Some(selected) = self.take(link, slot, offset, envelope)
-            {
-                self.give_back(link, &selected.due, &selected.envelope);
+            match link.next().await? {
+                Incoming::Message {
+                    log,
+                    offset,
+                    envelope,
+                } => {
+                    if let Some((_, due)) = self.take(link, log, offset, &envelope) {
+                        self.give_back(link, &due, &envelope);
+                    }
+                }
+                Incoming::Subscribed => self.confirmed(),
+                Incoming::Fence => {}
             }
         }
         link.queue_fence();

@@ -60,8 +60,8 @@ use std::{
 };
 use tracing::debug;
 
-/// A subscription's key is its slot and, above these bits, the number of the subscription. A link holds 328 messages of
-/// the router at most, so that none is left of the one that had the same key 2,048 subscriptions ago.
+/// A subscription's key is its slot and, above these bits, the number of the subscription, so that what is left of an
+/// earlier one in the same slot is not taken for its own.
 const INDEX_BITS: u32 = 20;
 const NUMBER_MASK: usize = (1 << 11) - 1;
 
@@ -97,6 +97,10 @@ pub(crate) struct Inbox {
     hub: Arc<Hub>,
     subscriber: Arc<Subscriber>,
     slots: Vec<Option<Slot>>,
+    /// The slot that the last message came by.
+    last: usize,
+    /// Messages of one subscription that publishers have not been told of.
+    unsettled: Due,
     /// The slots that are not ending.
     by_name: HashMap<Arc<str>, usize>,
     /// Subscriptions that the router has still to confirm, in its order.
@@ -180,6 +184,8 @@ impl Inbox {
             hub,
             subscriber: Arc::new(Subscriber::new(id, drains)),
             slots: Vec::new(),
+            last: 0,
+            unsettled: Due::none(),
             by_name: HashMap::new(),
             unconfirmed: VecDeque::new(),
             subscribed: 0,
@@ -253,7 +259,7 @@ impl Inbox {
         };
         self.subscribed = self.subscribed.wrapping_add(1);
         let key = index | (self.subscribed & NUMBER_MASK) << INDEX_BITS;
-        link.queue_subscribe(&seat.channel.log, key);
+        link.queue_subscribe(&seat.channel.log);
         self.unconfirmed.push_back(key);
         let mut slot = Slot {
             key,
@@ -317,31 +323,30 @@ impl Inbox {
     }
 
     /// Takes a live message from the router: counts what the log lost, and drops what is not for this subscriber. What
-    /// this makes it tell the router is sent at once.
+    /// this makes it tell the router is sent at once. The envelope stays where it is: each move costs.
     pub(crate) fn take(
         &mut self,
         link: &mut RouterLink,
-        key: usize,
+        log: u32,
         offset: u64,
-        envelope: Envelope,
-    ) -> Option<Selected> {
-        let index = index_of(key);
+        envelope: &Envelope,
+    ) -> Option<(Terms, Due)> {
+        let index = self.by_log(log)?;
         let slot = self.slots.get_mut(index)?.as_mut()?;
-        // The rest of a subscription that was there before.
-        if slot.key != key {
-            return None;
-        }
+        let key = slot.key;
+        // The rest of a subscription that was there before: see [`crate::router`].
+        slot.in_force_from?;
         let expected = slot.next_offset.replace(offset + 1);
-        let weight = slot.channel().log.weight(envelope.body.len());
+        let weight = slot.channel().log.weight(envelope);
         let lost = expected.map_or(0, |expected| offset.saturating_sub(expected));
         if lost > 0 {
             self.jumped(link, index, lost);
         }
         let terms = if envelope.is_mark() {
-            self.on_mark(link, index, &envelope);
+            self.on_mark(link, index, envelope);
             None
         } else {
-            self.examine(link, index, &envelope)
+            self.examine(link, index, envelope)
         };
         let slot = self.slots.get_mut(index)?.as_mut()?;
         let Some(terms) = terms else {
@@ -354,12 +359,7 @@ impl Inbox {
             weight,
             group: slot.seat.group.clone(),
         };
-        Some(Selected {
-            envelope,
-            terms,
-            stored: false,
-            due,
-        })
+        Some((terms, due))
     }
 
     fn examine(
@@ -369,8 +369,9 @@ impl Inbox {
         envelope: &Envelope,
     ) -> Option<Terms> {
         let slot = self.slots.get(index)?.as_ref()?;
-        // A log may hold messages for the filter that it was lent to before.
-        if !topic::matches(slot.filter(), envelope.topic_str()) {
+        // A log may hold messages for the filter that it was lent to before. Most filters have no wildcards.
+        let is_topic = slot.filter().as_bytes() == envelope.topic();
+        if !is_topic && !topic::matches(slot.filter(), envelope.topic_str()) {
             return None;
         }
         if slot.ending.is_some()
@@ -393,10 +394,23 @@ impl Inbox {
         }
     }
 
-    /// Reports a message as dealt with that may yet be given back: publishers do not wait for it any more.
+    /// Reports a message as dealt with that may yet be given back: publishers do not wait for it any more, once they
+    /// are told by [`Inbox::settle`].
     pub(crate) fn done_for_now(&mut self, due: &mut Due) {
-        self.done(due);
-        due.weight = 0;
+        let weight = std::mem::take(&mut due.weight);
+        if self.unsettled.key != due.key {
+            self.settle();
+            self.unsettled.key = due.key;
+        }
+        self.unsettled.weight += weight;
+    }
+
+    /// Tells publishers of messages that were reported as dealt with: at once for all that were taken in one go.
+    pub(crate) fn settle(&mut self) {
+        if self.unsettled.weight > 0 {
+            let due = std::mem::replace(&mut self.unsettled, Due::none());
+            self.done(&due);
+        }
     }
 
     /// Reports a message of a shared subscription that was never sent and will not be: it goes to another member, or is
@@ -424,6 +438,18 @@ impl Inbox {
         if let Err(RouterGone) = link.flush() {
             debug!(id = self.subscriber.id, "the router is gone");
         }
+    }
+
+    /// The slot that this log serves: usually the same as that of the last message.
+    fn by_log(&mut self, log: u32) -> Option<usize> {
+        let serves = |slot: &Option<Slot>| {
+            slot.as_ref()
+                .is_some_and(|slot| slot.channel().log.number == log)
+        };
+        if !self.slots.get(self.last).is_some_and(serves) {
+            self.last = self.slots.iter().position(serves)?;
+        }
+        Some(self.last)
     }
 
     fn find(&self, key: usize) -> Option<&Slot> {

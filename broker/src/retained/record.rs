@@ -161,8 +161,7 @@ mod tests {
         ] {
             assert_eq!(encode(&envelope, clock), bytes);
             let read = decode("a/b", bytes, clock).unwrap();
-            assert_eq!(read.body, envelope.body);
-            assert_eq!(read.meta, envelope.meta);
+            assert_eq!(read, envelope);
             assert_eq!(read.topic_str(), "a/b");
         }
     }
@@ -212,7 +211,7 @@ mod tests {
             let record = encode(&envelope, now(5, SET));
             prop_assert_eq!(record.len(), len(&envelope));
             let read = decode("a/b", &record, now(5, SET)).unwrap();
-            prop_assert_eq!((read.meta, read.body), (envelope.meta, envelope.body));
+            prop_assert_eq!(read, envelope);
         }
 
         #[test]

@@ -210,16 +210,22 @@ impl Session {
 
     /// Keeps what comes for a client that is away.
     fn keep(&mut self, first: Result<Incoming, RouterGone>) -> Result<(), RouterGone> {
+        let kept = self.keep_all(first);
+        self.inbox.settle();
+        kept
+    }
+
+    fn keep_all(&mut self, first: Result<Incoming, RouterGone>) -> Result<(), RouterGone> {
         let mut next = Some(first?);
         let mut count = 0;
         while let Some(incoming) = next {
             match incoming {
                 Incoming::Message {
-                    slot,
+                    log,
                     offset,
                     envelope,
                 } => {
-                    if let Some(outgoing) = self.take(slot, offset, envelope) {
+                    if let Some(outgoing) = self.take(log, offset, envelope) {
                         self.keep_message(outgoing);
                     }
                 }

@@ -58,6 +58,7 @@ impl Connection {
             return Err(Unsent::Expired);
         }
         let topic = envelope.topic();
+        let (properties, payload) = envelope.contents();
         let name = self.taken.name(topic);
         let delivery = Delivery {
             topic: if let Name::Alias(_) = name {
@@ -73,10 +74,10 @@ impl Connection {
             dup: dup && outgoing.qos != QoS::AtMostOnce,
             retain: outgoing.retain,
             packet_id,
-            properties: envelope.properties(),
+            properties,
             expiry_s,
             subscription_ids: outgoing.ids.as_slice(),
-            payload: envelope.payload(),
+            payload,
         };
         let size = delivery.packet_len(self.version);
         if size > self.packet_size_max {

@@ -203,7 +203,7 @@ mod tests {
     use super::{Again, Awaits, Inflight};
     use crate::{
         inbox::{Due, Ids},
-        message::{Draft, Envelope, QoS, tag_topic},
+        message::{Draft, Head, QoS},
         session::queue::Outgoing,
     };
     use proptest::prelude::*;
@@ -216,13 +216,8 @@ mod tests {
             deadline: None,
             payload: &n.to_be_bytes(),
         };
-        let (meta, body) = draft.seal();
         Outgoing {
-            envelope: Envelope {
-                meta,
-                topic: tag_topic(0, 0, "t"),
-                body,
-            },
+            envelope: draft.seal(&Head::new(0, 0, "t")),
             qos,
             retain: false,
             ids: Ids::None,

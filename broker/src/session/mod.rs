@@ -313,11 +313,11 @@ impl Session {
                 read_size,
                 ..
             } = &mut conn.wire;
-            // A full buffer is written before more is taken, if the socket takes anything.
-            let at_once = if out.len() >= OUT_HIGH {
-                writer.write(out).now_or_never()
-            } else {
+            // What is ready is written before anything else is waited for, if the socket takes anything.
+            let at_once = if out.is_empty() {
                 None
+            } else {
+                writer.write(out).now_or_never()
             };
             let step = if let Some(wrote) = at_once {
                 Step::Wrote(wrote)
@@ -329,8 +329,7 @@ impl Session {
                     wrote = writer.write(out), if !out.is_empty() => Step::Wrote(wrote),
                     read = wire::read_some(reader, input, read_size), if can_read => Step::Read(read),
                     incoming = self.link.next(), if !paused => Step::Incoming(incoming),
-                    () = self.inbox.given_up(), if paused => continue,
-                    () = sleep(PAUSE_POLL), if paused => continue,
+                    () = pause(&self.inbox), if paused => continue,
                     () = self.publisher.wait(), if held => Step::Look,
                     () = &mut tick => Step::Tick,
                 }
@@ -387,6 +386,17 @@ impl Session {
         conn: &mut Connection,
         first: Result<Incoming, RouterGone>,
     ) -> Result<(), End> {
+        let taken = self.take_all(conn, first);
+        self.inbox.settle();
+        self.count_delivered();
+        taken
+    }
+
+    fn take_all(
+        &mut self,
+        conn: &mut Connection,
+        first: Result<Incoming, RouterGone>,
+    ) -> Result<(), End> {
         let mut next = Some(first?);
         let mut count = 0;
         while let Some(incoming) = next {
@@ -400,7 +410,6 @@ impl Session {
                 None
             };
         }
-        self.count_delivered();
         Ok(())
     }
 
@@ -430,6 +439,14 @@ impl Session {
         // A dead router is noticed by whoever reads from it.
         let flushed = self.link.flush().is_ok();
         flushed && gate.still_admits(&self.identity)
+    }
+}
+
+/// Waits for a moment at which a pause may be over.
+async fn pause(inbox: &Inbox) {
+    tokio::select! {
+        () = inbox.given_up() => {}
+        () = sleep(PAUSE_POLL) => {}
     }
 }
 

@@ -76,11 +76,11 @@ impl Session {
     ) -> Result<(), End> {
         match incoming {
             Incoming::Message {
-                slot,
+                log,
                 offset,
                 envelope,
             } => {
-                if let Some(outgoing) = self.take(slot, offset, envelope) {
+                if let Some(outgoing) = self.take(log, offset, envelope) {
                     return self.offer(conn, outgoing);
                 }
             }
@@ -90,16 +90,12 @@ impl Session {
         Ok(())
     }
 
-    /// Takes a live message. From here on it is the queue's bounds that have publishers wait, not the log's.
-    pub(super) fn take(
-        &mut self,
-        slot: usize,
-        offset: u64,
-        envelope: Envelope,
-    ) -> Option<Outgoing> {
-        let mut selected = self.inbox.take(&mut self.link, slot, offset, envelope)?;
-        self.inbox.done_for_now(&mut selected.due);
-        (!self.is_withheld(&selected.envelope)).then(|| Outgoing::new(selected))
+    /// Takes a live message. From here on it is the queue's bounds that have publishers wait, not the log's; the caller
+    /// settles the inbox when it has taken what there is.
+    pub(super) fn take(&mut self, log: u32, offset: u64, envelope: Envelope) -> Option<Outgoing> {
+        let (terms, mut due) = self.inbox.take(&mut self.link, log, offset, &envelope)?;
+        self.inbox.done_for_now(&mut due);
+        (!self.is_withheld(&envelope)).then(|| Outgoing::live(envelope, terms, due))
     }
 
     /// Whether the rules deny this message to the client although a subscription selects it; counted.
@@ -195,7 +191,7 @@ impl Session {
         match self.inbox.next_retained() {
             Some(selected) => {
                 if !self.is_withheld(&selected.envelope) {
-                    self.send(conn, Outgoing::new(selected));
+                    self.send(conn, Outgoing::retained(selected));
                 }
                 true
             }

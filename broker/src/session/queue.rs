@@ -4,7 +4,7 @@
 //! message has the number of its arrival, by which the lines are merged again where both may go.
 
 use crate::{
-    inbox::{Due, Ids, Selected},
+    inbox::{Due, Ids, Selected, Terms},
     message::{Envelope, QoS},
 };
 use std::collections::VecDeque;
@@ -22,26 +22,33 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(super) fn new(selected: Selected) -> Self {
-        let Selected {
-            envelope,
-            terms,
-            stored,
-            due,
-        } = selected;
+    pub(super) fn live(envelope: Envelope, terms: Terms, due: Due) -> Self {
         Self {
             qos: envelope.qos().min(terms.qos),
-            // Live messages carry no retain flag unless the subscription asks for it (MQTT 5, section 3.3.1.3).
-            retain: stored || (terms.retain_as_published && envelope.retain()),
+            // No retain flag unless the subscription asks for it (MQTT 5, section 3.3.1.3).
+            retain: terms.retain_as_published && envelope.retain(),
             envelope,
             ids: terms.ids,
             due,
         }
     }
 
-    /// The bytes it takes while it waits: its place in a line, and two buffers, each with some 50 bytes around it.
+    pub(super) fn retained(selected: Selected) -> Self {
+        let Selected {
+            envelope,
+            terms,
+            due,
+            ..
+        } = selected;
+        Self {
+            retain: true,
+            ..Self::live(envelope, terms, due)
+        }
+    }
+
+    /// The bytes it takes while it waits: its place in a line, and a buffer with some 50 bytes around it.
     pub(super) fn weight(&self) -> usize {
-        self.envelope.weight() + size_of::<Waiting>() + 100
+        self.envelope.weight() + size_of::<Waiting>() + 50
     }
 }
 
@@ -163,7 +170,7 @@ fn shrink(line: &mut VecDeque<Waiting>) {
 #[cfg(test)]
 mod tests {
     use super::{Due, Ids, Outgoing, Queue};
-    use crate::message::{Draft, Envelope, QoS, tag_topic};
+    use crate::message::{Draft, Head, QoS};
     use proptest::prelude::*;
 
     fn message(qos: QoS, n: u32, deadline: Option<u32>) -> Outgoing {
@@ -174,10 +181,8 @@ mod tests {
             deadline,
             payload: &n.to_be_bytes(),
         };
-        let (meta, body) = draft.seal();
-        let topic = tag_topic(0, 0, "t");
         Outgoing {
-            envelope: Envelope { meta, topic, body },
+            envelope: draft.seal(&Head::new(0, 0, "t")),
             qos,
             retain: false,
             ids: Ids::None,

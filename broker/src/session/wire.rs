@@ -14,7 +14,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// A read buffer begins small, since most clients say little, and doubles up to this while reads fill it.
-const READ_MIN: usize = 1024;
+const READ_MIN: usize = 512;
 const READ_MAX: usize = 64 * 1024;
 
 /// Bytes waiting to be written above which nothing more is produced: one large write, and one packet over it.
