@@ -155,6 +155,11 @@ impl Actor {
         Self("coordinator".to_owned())
     }
 
+    /// Somebody who does not say who.
+    pub fn unnamed() -> Self {
+        Self("unnamed".to_owned())
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0

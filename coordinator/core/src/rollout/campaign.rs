@@ -52,8 +52,7 @@ pub struct Campaign {
     pub by: Actor,
     /// When, by the coordinator's clock.
     pub started_at: Timestamp,
-    /// How far it is.
-    #[serde(flatten)]
+    /// How far it is. In an object of its own: some states have a time and an actor of theirs.
     pub state: State,
     /// What was done, oldest first; at most [`STEPS_MAX`].
     pub steps: Vec<Done>,
