@@ -247,10 +247,7 @@ impl Drop for Pass {
             *given = given.saturating_sub(self.left);
         }
         if self.sent > 0 {
-            *counts
-                .unsaved
-                .entry((self.day, self.digest))
-                .or_default() += self.sent;
+            *counts.unsaved.entry((self.day, self.digest)).or_default() += self.sent;
         }
     }
 }

@@ -49,7 +49,10 @@ impl Driver {
             Ok((released, saved)) => {
                 if let Err(error) = &saved {
                     let error = crate::error::chain(error);
-                    tracing::warn!(error, "what was given out cannot be stored; it is tried again");
+                    tracing::warn!(
+                        error,
+                        "what was given out cannot be stored; it is tried again"
+                    );
                 }
                 match released {
                     Ok(0) => {}

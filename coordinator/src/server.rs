@@ -207,7 +207,9 @@ fn open_blocking(
     for digest in missing {
         tracing::error!(%digest, "an artifact is missing or has another size: nodes cannot fetch it until its bundle is pushed again");
     }
-    let today = state.given_on(Day::of(now())).map_err(OpenStateError::Read)?;
+    let today = state
+        .given_on(Day::of(now()))
+        .map_err(OpenStateError::Read)?;
     Ok(Parts {
         state,
         state_dir,
@@ -227,7 +229,10 @@ struct Claim {
 
 /// Names the coordinator that has the store open, if that is why it does not open.
 fn taken(data_dir: &Path, error: OpenStateError) -> RunError {
-    if !matches!(error, OpenStateError::Open(lamppost_store::OpenError::Busy { .. })) {
+    if !matches!(
+        error,
+        OpenStateError::Open(lamppost_store::OpenError::Busy { .. })
+    ) {
         return error.into();
     }
     let claim = std::fs::read(data_dir.join(CLAIM)).ok();

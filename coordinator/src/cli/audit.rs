@@ -76,7 +76,9 @@ async fn verify(client: &Client, holds: Option<Digest>, global: &Global) -> Resu
             break Some(broken.to_string());
         }
         if found.next.is_none() || found.entries.is_empty() {
-            break audit_ends(head, found.head).err().map(|broken| broken.to_string());
+            break audit_ends(head, found.head)
+                .err()
+                .map(|broken| broken.to_string());
         }
         let query = [
             ("from", head.next.to_string()),

@@ -32,7 +32,9 @@ pub(super) fn read(path: &Path) -> Result<Policy, Failure> {
         && let Some(stem) = path.file_stem().and_then(|stem| stem.to_str())
     {
         let end = stem.floor_char_boundary(POLICY_NAME_BYTES_MAX);
-        stem.get(..end).unwrap_or_default().clone_into(&mut policy.name);
+        stem.get(..end)
+            .unwrap_or_default()
+            .clone_into(&mut policy.name);
     }
     policy
         .check()

@@ -88,12 +88,7 @@ fn path(group: &GroupId, model: &ModelName) -> String {
     format!("/v1/rollouts/{group}/{model}")
 }
 
-async fn act(
-    client: &Client,
-    which: &Which,
-    below: &str,
-    global: &Global,
-) -> Result<(), Failure> {
+async fn act(client: &Client, which: &Which, below: &str, global: &Global) -> Result<(), Failure> {
     let body = serde_json::json!({});
     let view: RolloutView = client.post(&address(which, below), &body).await?;
     show(global, &view, || tables::rollout(&view, now()))
@@ -116,7 +111,10 @@ async fn follow(
             State::Promoted { .. } => {}
             State::Aborted { .. } => return Err(aborted(view)),
             State::Running { .. } | State::Held { .. } | State::Paused { .. } => {
-                let text = format!("the rollout is not over after {:?}: {}", wait.timeout, view.words);
+                let text = format!(
+                    "the rollout is not over after {:?}: {}",
+                    wait.timeout, view.words
+                );
                 return Err(Failure::new(Exit::TimedOut, text));
             }
         }
@@ -153,11 +151,10 @@ fn campaign(view: &RolloutView, id: RolloutId) -> Option<&CampaignView> {
 }
 
 fn aborted(view: &CampaignView) -> Failure {
-    let text = view
-        .campaign
-        .steps
-        .last()
-        .map_or_else(|| "the rollout is aborted".to_owned(), |last| last.words.clone());
+    let text = view.campaign.steps.last().map_or_else(
+        || "the rollout is aborted".to_owned(),
+        |last| last.words.clone(),
+    );
     Failure::new(Exit::Failed, text)
 }
 
@@ -203,10 +200,9 @@ fn find(
 ) -> Result<RolloutView, Failure> {
     let current = views.into_iter().find(|view| view.current);
     let same = |view: &RolloutView| {
-        view.rollout.sequence == sequence
-            || began.is_some_and(|id| campaign(view, id).is_some())
+        view.rollout.sequence == sequence || began.is_some_and(|id| campaign(view, id).is_some())
     };
-    current.filter(same).ok_or_else(|| {
-        Failure::new(Exit::Failed, "another rollout took the place of this one")
-    })
+    current
+        .filter(same)
+        .ok_or_else(|| Failure::new(Exit::Failed, "another rollout took the place of this one"))
 }

@@ -94,7 +94,11 @@ fn a_days_bytes_are_not_passed_and_what_was_not_sent_is_given_back() {
     drop(first);
     assert_eq!(downloads.given_today(digest, at(3, 9)), 180);
     // Another artifact is another matter.
-    drop(downloads.admit(Digest::of(b"b"), 250, terms(), at(3, 9)).unwrap());
+    drop(
+        downloads
+            .admit(Digest::of(b"b"), 250, terms(), at(3, 9))
+            .unwrap(),
+    );
     // A download that ends on the next day takes nothing from that day.
     assert_eq!(downloads.given_today(digest, at(4, 0)), 0);
     let _third = downloads.admit(digest, 240, terms(), at(4, 0)).unwrap();

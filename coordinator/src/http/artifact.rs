@@ -125,15 +125,18 @@ async fn terms(api: &Api, headers: &HeaderMap, digest: Digest) -> Result<Terms, 
 /// `length` bytes of the file from where it stands, in chunks; the pass ends with the body, however that ends.
 fn content(file: std::fs::File, length: u64, pass: Pass) -> Body {
     let file = tokio::fs::File::from_std(file);
-    let chunks = stream::try_unfold((file, length, pass), |(mut file, left, mut pass)| async move {
-        if left == 0 {
-            return Ok::<_, std::io::Error>(None);
-        }
-        let size = usize::try_from(left.min(CHUNK_BYTES)).unwrap_or(0);
-        let mut chunk = vec![0; size];
-        file.read_exact(&mut chunk).await?;
-        pass.sent(size as u64);
-        Ok(Some((Bytes::from(chunk), (file, left - size as u64, pass))))
-    });
+    let chunks = stream::try_unfold(
+        (file, length, pass),
+        |(mut file, left, mut pass)| async move {
+            if left == 0 {
+                return Ok::<_, std::io::Error>(None);
+            }
+            let size = usize::try_from(left.min(CHUNK_BYTES)).unwrap_or(0);
+            let mut chunk = vec![0; size];
+            file.read_exact(&mut chunk).await?;
+            pass.sent(size as u64);
+            Ok(Some((Bytes::from(chunk), (file, left - size as u64, pass))))
+        },
+    );
     Body::from_stream(chunks)
 }

@@ -63,7 +63,11 @@ pub(super) async fn verify(Shared(api): SharedApi) -> Result<Response, ApiError>
     let base = api.centre.call(|state| state.audit_base()).await?;
     let mut head = base;
     let (whole, broken) = loop {
-        match api.centre.call(move |state| state.check_audit(head)).await?? {
+        match api
+            .centre
+            .call(move |state| state.check_audit(head))
+            .await??
+        {
             Checked::SoFar(further) => head = further,
             Checked::Whole(end) => {
                 head = end;

@@ -206,18 +206,16 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 
 async fn read_bytes(body: Body) -> Result<bytes::Bytes, ApiError> {
     let read = tokio::time::timeout(JSON_TIME, axum::body::to_bytes(body, JSON_BYTES_MAX)).await;
-    read
-        .map_err(|_| {
-            ApiError::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "the request did not arrive within 10 s",
-            )
-        })?
-        .map_err(|_| {
-            let text =
-                format!("the request is cut short or over {JSON_BYTES_MAX} bytes, the limit");
-            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text)
-        })
+    read.map_err(|_| {
+        ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "the request did not arrive within 10 s",
+        )
+    })?
+    .map_err(|_| {
+        let text = format!("the request is cut short or over {JSON_BYTES_MAX} bytes, the limit");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+    })
 }
 
 /// Reads a part of the address or of the query.

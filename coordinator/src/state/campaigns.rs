@@ -270,7 +270,10 @@ impl State {
         if keys.is_empty() {
             return Ok(());
         }
-        tracing::debug!(rows = keys.len(), "what nodes showed to forgotten rollouts is deleted");
+        tracing::debug!(
+            rows = keys.len(),
+            "what nodes showed to forgotten rollouts is deleted"
+        );
         let writes: Vec<Write> = keys.into_iter().map(Write::delete).collect();
         self.commit(&writes)
     }

@@ -31,7 +31,9 @@ mod models;
 mod pages;
 mod rollouts;
 
-pub(crate) use audit::{Checked, From as AuditFrom, PAGE_MAX as AUDIT_PAGE_MAX, ends as audit_ends};
+pub(crate) use audit::{
+    Checked, From as AuditFrom, PAGE_MAX as AUDIT_PAGE_MAX, ends as audit_ends,
+};
 pub(crate) use counters::Counters;
 pub(crate) use given::DAYS_MAX as GIVEN_DAYS_MAX;
 pub(crate) use ingest::{Incoming, NodeAck};

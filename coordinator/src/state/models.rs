@@ -56,10 +56,7 @@ impl State {
             words: format!("{} {} ({})", row.name, row.version, row.digest),
         };
         let (mut writes, log) = self.append(note, row.pushed_at)?;
-        writes.push(Write::put(
-            keys::model(&row.name, &row.version),
-            json(row),
-        ));
+        writes.push(Write::put(keys::model(&row.name, &row.version), json(row)));
         self.commit(&writes)?;
         self.log = log;
         self.models

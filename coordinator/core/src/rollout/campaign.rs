@@ -26,7 +26,7 @@ mod tick;
 mod words;
 
 pub use census::Census;
-pub use gate::{Assessment, QualityFound};
+pub use gate::{Assessment, QualityFound, Shown};
 
 /// Most campaigns that are remembered of a target, the current one included.
 pub const CAMPAIGNS_PER_TARGET_MAX: usize = 16;

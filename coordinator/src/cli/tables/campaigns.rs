@@ -27,10 +27,9 @@ pub(in crate::cli) fn plan(plan: &RolloutPlan) -> String {
             bytes,
             why,
         } => {
-            let from = from.as_ref().map_or_else(
-                || "no version".to_owned(),
-                |from| from.version.to_string(),
-            );
+            let from = from
+                .as_ref()
+                .map_or_else(|| "no version".to_owned(), |from| from.version.to_string());
             format!(
                 "{} {from} -> {} for group {}, all at once: {why}\n{}, at most {}",
                 target.model,
@@ -44,7 +43,9 @@ pub(in crate::cli) fn plan(plan: &RolloutPlan) -> String {
 }
 
 fn waves(policy: &Policy, plan: &Plan) -> String {
-    let Plan { target, from, to, .. } = plan;
+    let Plan {
+        target, from, to, ..
+    } = plan;
     let head = format!(
         "{} {} -> {} for group {}, policy {}\n{}, {} held back to compare with, at most {}, {} at least",
         target.model,
@@ -120,7 +121,11 @@ fn unreachable(count: u64) -> String {
 }
 
 fn named(policy: &str) -> &str {
-    if policy.is_empty() { "without a name" } else { policy }
+    if policy.is_empty() {
+        "without a name"
+    } else {
+        policy
+    }
 }
 
 const fn approval(approve: Approve) -> &'static str {
@@ -162,11 +167,18 @@ pub(in crate::cli) fn rollout_head(view: &RolloutView, now: Timestamp) -> String
 pub(in crate::cli) fn rollout_line(view: &RolloutView) -> String {
     let summary = super::rollouts::summary(&view.summary);
     let Some(found) = &view.campaign else {
-        return format!("{} {}: {summary}", view.rollout.target.model, view.rollout.stable.version);
+        return format!(
+            "{} {}: {summary}",
+            view.rollout.target.model, view.rollout.stable.version
+        );
     };
     let CampaignView { campaign, .. } = &**found;
     let wave = campaign.state.stage().map_or_else(String::new, |stage| {
-        format!(", wave {} of {}", stage.wave + 1, campaign.policy.waves.len())
+        format!(
+            ", wave {} of {}",
+            stage.wave + 1,
+            campaign.policy.waves.len()
+        )
     });
     let nodes = found.assessment.as_ref().map_or_else(String::new, |found| {
         format!("; of the wave {}", census(found))
@@ -203,15 +215,20 @@ pub(super) fn campaign(view: &CampaignView, now: Timestamp) -> String {
         state(&campaign.state, now)
     );
     let out = campaign.state.stage();
-    let rows = campaign.policy.waves.iter().enumerate().map(|(number, wave)| {
-        [
-            (number + 1).to_string(),
-            who(wave),
-            standing(campaign, out, number, now),
-            wave.soak.to_string(),
-            approval(wave.approve).to_owned(),
-        ]
-    });
+    let rows = campaign
+        .policy
+        .waves
+        .iter()
+        .enumerate()
+        .map(|(number, wave)| {
+            [
+                (number + 1).to_string(),
+                who(wave),
+                standing(campaign, out, number, now),
+                wave.soak.to_string(),
+                approval(wave.approve).to_owned(),
+            ]
+        });
     let mut lines = vec![
         head,
         String::new(),
@@ -344,7 +361,10 @@ fn gate(assessment: &Assessment, bytes_today: u64, now: Timestamp) -> Vec<String
         ),
         format!("given today {}", human_bytes(bytes_today)),
     ];
-    let found = [("shadow", assessment.shadow), ("cohorts", assessment.cohorts)];
+    let found = [
+        ("shadow", assessment.shadow),
+        ("cohorts", assessment.cohorts),
+    ];
     for (kind, found) in found {
         lines.extend(found.map(|found| quality(kind, &found)));
     }
@@ -366,3 +386,6 @@ fn quality(kind: &str, found: &QualityFound) -> String {
         word(shown)
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -98,6 +98,8 @@ fn view(minor: u64, current: bool, rows: Vec<NodeRow>) -> RolloutView {
         current,
         summary: Summary::of(&rows),
         nodes: rows,
+        campaign: None,
+        warnings: Vec::new(),
     }
 }
 
@@ -137,6 +139,7 @@ fn rows() -> Vec<NodeRow> {
     ];
     let row = |(index, progress)| NodeRow {
         path: path(&format!("gw-{index}")),
+        cohort: None,
         progress,
     };
     states.into_iter().enumerate().map(row).collect()

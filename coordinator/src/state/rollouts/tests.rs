@@ -64,9 +64,10 @@ fn rollouts_and_models_are_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = open(dir.path());
     for minor in 0..2 {
-        state.add_model(&row(minor, &minor.to_le_bytes()), by()).unwrap();
-        start(&mut state, minor, at(1))
+        state
+            .add_model(&row(minor, &minor.to_le_bytes()), by())
             .unwrap();
+        start(&mut state, minor, at(1)).unwrap();
     }
     drop(state);
     let mut state = open(dir.path());
@@ -89,11 +90,12 @@ fn the_oldest_rollout_is_deleted_with_the_one_that_has_no_room() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = open(dir.path());
     for minor in 0..2 {
-        state.add_model(&row(minor, &minor.to_le_bytes()), by()).unwrap();
+        state
+            .add_model(&row(minor, &minor.to_le_bytes()), by())
+            .unwrap();
     }
     for step in 0..HISTORY_MAX as u64 + 3 {
-        start(&mut state, step % 2, at(1))
-            .unwrap();
+        start(&mut state, step % 2, at(1)).unwrap();
     }
     let history = |state: &State| {
         state
@@ -122,8 +124,7 @@ fn a_rollout_that_was_not_persisted_did_not_happen() {
     let mut state = open(dir.path());
     state.add_model(&row(0, b"a"), by()).unwrap();
     state.fail_next_commit = Some(disk_full());
-    start(&mut state, 0, at(1))
-        .unwrap_err();
+    start(&mut state, 0, at(1)).unwrap_err();
     assert!(state.stopped());
     assert!(state.book.current(&target()).is_none());
 }
@@ -133,8 +134,7 @@ fn releases_are_renewed_once_and_durably() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = open(dir.path());
     state.add_model(&row(0, b"a"), by()).unwrap();
-    let rollout = start(&mut state, 0, at(1))
-        .unwrap();
+    let rollout = start(&mut state, 0, at(1)).unwrap();
     assert_eq!(state.renew(at(2)).unwrap(), []);
     let due = rollout.renewal_due();
     assert_eq!(
