@@ -463,4 +463,4 @@ impl From<OnFail> for Option<Ending> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::rollout) mod tests;
