@@ -99,7 +99,8 @@ impl Api {
     /// # Errors
     /// With what the coordinator says when it refuses.
     pub async fn rollout(&self, model: &str, version: &str, group: &str) -> anyhow::Result<Value> {
-        let body = json!({ "model": model, "version": version, "group": group, "all_at_once": true });
+        let body =
+            json!({ "model": model, "version": version, "group": group, "all_at_once": true });
         self.answer(
             self.client
                 .post(format!("{}/rollouts", self.base))
