@@ -39,6 +39,10 @@ fn cause(cause: Cause) -> String {
     match cause {
         Cause::Start => "start".to_owned(),
         Cause::Rollback { of } => format!("rollback of {of}"),
+        Cause::Wave { rollout, wave } => format!("wave {} of {rollout}", u32::from(wave) + 1),
+        Cause::Promote { rollout } => format!("promotion of {rollout}"),
+        Cause::Abort { rollout } => format!("abort of {rollout}"),
+        Cause::Revoke => "revocation".to_owned(),
     }
 }
 

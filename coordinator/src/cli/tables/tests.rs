@@ -79,6 +79,10 @@ fn view(minor: u64, current: bool, rows: Vec<NodeRow>) -> RolloutView {
             digest,
             bytes,
         },
+        candidate: None,
+        trial: None,
+        hours: None,
+        revoked: Vec::new(),
         replaces: None,
         cause: if minor == 0 {
             Cause::Start
