@@ -47,7 +47,7 @@ impl SlotMachine {
         machine
     }
 
-    /// Takes a release in whose signature was verified.
+    /// Takes a release in whose signatures were verified; `signers` are the ids of the trusted keys that signed it.
     ///
     /// # Errors
     /// [`ReleaseRefusal`] when it is not for this slot, older than one that was taken in, or expired.
@@ -56,6 +56,7 @@ impl SlotMachine {
         topic_group: &GroupId,
         topic_model: &ModelName,
         release: &Release,
+        signers: &[String],
         now: Timestamp,
     ) -> Result<Taken, ReleaseRefusal> {
         let Release {
@@ -79,7 +80,7 @@ impl SlotMachine {
                 group: group.clone(),
             });
         }
-        if let Some(known) = self.draft.releases.get(group) {
+        if let Some(known) = self.draft.releases.get_mut(group) {
             if sequence < known.sequence {
                 return Err(ReleaseRefusal::Stale {
                     sequence,
@@ -91,6 +92,8 @@ impl SlotMachine {
                 if known.stable != release.stable {
                     return Err(ReleaseRefusal::Conflicting { sequence });
                 }
+                // By other keys, maybe: that of before may be revoked next.
+                known.keys = signers.to_vec();
                 // It comes again when the link is back: a reason not to wait any longer for what it wants.
                 self.retry();
                 self.go_on();
@@ -104,9 +107,20 @@ impl SlotMachine {
                 now,
             });
         }
-        self.draft.remember(release, &self.setup.groups);
+        self.draft.remember(release, signers, &self.setup.groups);
         self.go_on();
         Ok(Taken::New)
+    }
+
+    /// Forgets the releases that would not be taken in any more, since of the keys that signed them fewer than `threshold` are
+    /// in `trusted`. Whoever has stolen a key may have used up the numbers; without this, no release could follow its. What
+    /// runs goes on.
+    pub fn trust_changed(&mut self, trusted: &[String], threshold: usize) {
+        self.draft.releases.retain(|_, known| {
+            let still = known.keys.iter().filter(|key| trusted.contains(key));
+            known.keys.is_empty() || still.count() >= threshold
+        });
+        self.go_on();
     }
 
     /// Takes in what became of something. What is not expected any more is ignored.

@@ -60,6 +60,10 @@ pub struct Remembered {
     pub sequence: Sequence,
     /// What it wants.
     pub stable: BundleRef,
+    /// Ids of the keys that signed it. Once too few of them are trusted, it is forgotten with its number. Empty in a record
+    /// that was written before keys were remembered: it stands for ever, as it did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
 }
 
 /// A bundle that failed and is not tried again.
@@ -102,7 +106,7 @@ impl SlotRecord {
         self.active.as_ref().map(|held| held.bundle.digest)
     }
 
-    pub(super) fn remember(&mut self, release: &Release, groups: &[GroupId]) {
+    pub(super) fn remember(&mut self, release: &Release, keys: &[String], groups: &[GroupId]) {
         if self.releases.len() >= GROUPS_MAX && !self.releases.contains_key(&release.group) {
             let foreign = self
                 .releases
@@ -116,6 +120,7 @@ impl SlotRecord {
         let remembered = Remembered {
             sequence: release.sequence,
             stable: release.stable.clone(),
+            keys: keys.to_vec(),
         };
         self.releases.insert(release.group.clone(), remembered);
     }

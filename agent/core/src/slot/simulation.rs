@@ -244,7 +244,9 @@ impl World {
                     .disk
                     .as_ref()
                     .and_then(|disk| disk.releases.get(&group).cloned());
-                let taken = self.machine.release(&group, &model(), &release, self.now);
+                let taken = self
+                    .machine
+                    .release(&group, &model(), &release, &[], self.now);
                 if taken == Ok(Taken::New) {
                     assert!(
                         known.is_none_or(|known| known.sequence < release.sequence),

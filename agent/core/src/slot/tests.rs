@@ -102,8 +102,13 @@ impl Bench {
 
     fn release(&mut self, name: &str, sequence: u64, number: u64) -> Result<Taken, ReleaseRefusal> {
         let group = group(name);
-        self.machine
-            .release(&group, &model(), &release(&group, sequence, number), NOW)
+        self.machine.release(
+            &group,
+            &model(),
+            &release(&group, sequence, number),
+            &[],
+            NOW,
+        )
     }
 
     fn input(&mut self, input: Input) {
@@ -278,19 +283,19 @@ fn releases_that_must_not_be_taken_in_are_refused() {
         kind(
             bench
                 .machine
-                .release(&group("canary"), &model(), &newer, NOW)
+                .release(&group("canary"), &model(), &newer, &[], NOW)
         ),
         "wrong-topic"
     );
     assert_eq!(
-        kind(bench.machine.release(&all, &other, &newer, NOW)),
+        kind(bench.machine.release(&all, &other, &newer, &[], NOW)),
         "wrong-topic"
     );
     assert_eq!(
         kind(
             bench
                 .machine
-                .release(&all, &model(), &newer, newer.expires_at)
+                .release(&all, &model(), &newer, &[], newer.expires_at)
         ),
         "expired"
     );
@@ -298,14 +303,14 @@ fn releases_that_must_not_be_taken_in_are_refused() {
     assert_eq!(
         bench
             .machine
-            .release(&all, &model(), &known, known.expires_at),
+            .release(&all, &model(), &known, &[], known.expires_at),
         Ok(Taken::Known)
     );
     let mut renewed = release(&all, 5, 1);
     renewed.issued_at = NOW.offset_ms(500);
     renewed.expires_at = NOW.offset_ms(9000);
     assert_eq!(
-        bench.machine.release(&all, &model(), &renewed, NOW),
+        bench.machine.release(&all, &model(), &renewed, &[], NOW),
         Ok(Taken::Known),
         "signed anew before it expires"
     );
@@ -615,7 +620,10 @@ fn a_bundle_too_large_for_any_node_is_not_fetched() {
     let all = group("all");
     let mut huge = release(&all, 1, 1);
     huge.stable.bytes = u64::MAX;
-    bench.machine.release(&all, &model(), &huge, NOW).unwrap();
+    bench
+        .machine
+        .release(&all, &model(), &huge, &[], NOW)
+        .unwrap();
     bench.expect(&["save"]);
     assert_eq!(bench.shown(), "1.1.0 Unusable < - < -");
 }
@@ -637,6 +645,7 @@ fn a_record_reads_back_and_its_lists_are_bounded() {
         });
         record.remember(
             &release(&group(&format!("g{number}")), number, 1),
+            &[],
             &[group("all")],
         );
     }
@@ -650,4 +659,49 @@ fn a_record_reads_back_and_its_lists_are_bounded() {
     );
     let json = serde_json::to_vec(&record).unwrap();
     assert_eq!(serde_json::from_slice::<SlotRecord>(&json).unwrap(), record);
+}
+
+#[test]
+fn a_release_whose_keys_are_revoked_is_forgotten_with_its_number() {
+    let mut bench = Bench::new(None);
+    bench.bring_up(5, 1);
+    let all = group("all");
+    let by = |bench: &mut Bench, sequence, number, keys: &[&str]| {
+        let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+        let release = release(&all, sequence, number);
+        bench.machine.release(&all, &model(), &release, &keys, NOW)
+    };
+    let trust = |bench: &mut Bench, keys: &[&str], threshold| {
+        let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+        bench.machine.trust_changed(&keys, threshold);
+    };
+    // A record of before does not know its keys, and is not forgotten.
+    trust(&mut bench, &["b"], 1);
+    bench.expect(&[]);
+    // Whoever stole key a and b uses up the numbers.
+    by(&mut bench, u64::MAX, 2, &["a", "b"]).unwrap();
+    bench.expect(&["save", "fetch 1.2.0"]);
+    trust(&mut bench, &["a", "b", "c"], 2);
+    bench.expect(&[]);
+    assert_eq!(
+        by(&mut bench, 6, 3, &["b", "c"]).unwrap_err().kind(),
+        "stale"
+    );
+    // Its bundle is not wanted any more, and what runs goes on, over a restart too.
+    trust(&mut bench, &["b", "c"], 2);
+    bench.expect(&["save", "cancel 1.2.0"]);
+    assert_eq!(bench.shown(), "- < 1.1.0 < -");
+    bench.restart(None);
+    bench.expect(&["activate 1.1.0"]);
+    bench.activated(1);
+    assert_eq!(by(&mut bench, 6, 3, &["b", "c"]), Ok(Taken::New));
+    bench.fetched_to_running(3);
+    // Signed anew by others, it is theirs.
+    assert_eq!(by(&mut bench, 6, 3, &["c", "d"]), Ok(Taken::Known));
+    trust(&mut bench, &["c", "d"], 2);
+    bench.expect(&["save"]);
+    assert_eq!(
+        by(&mut bench, 5, 1, &["c", "d"]).unwrap_err().kind(),
+        "stale"
+    );
 }
