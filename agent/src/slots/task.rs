@@ -378,6 +378,11 @@ impl Task {
                 tracing::debug!(%model, ?delay, "it is tried again later");
                 driver.retry_at = Some(Instant::now() + delay);
             }
+            // The shadow runs nowhere yet: terms with one hold a candidate back.
+            Effect::Shadow { .. }
+            | Effect::StopShadow(_)
+            | Effect::Watch(_)
+            | Effect::StopWatch(_) => {}
             Effect::Save(_) | Effect::Sweep => {}
         }
     }

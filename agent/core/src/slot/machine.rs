@@ -1,9 +1,11 @@
 //! What inputs do: they change the draft of the record or the progress of a trial, and then let the slot go on.
 
+use lamppost_models::release::Release;
+
 use super::{
     ActivateFailure, CheckOutcome, DETAIL_CHARS_MAX, Digest, Effect, FetchFailure, GroupId, Held,
-    Input, ModelName, Quarantined, Release, ReleaseRefusal, Remembered, Running, Saving,
-    SlotMachine, SlotRecord, SlotSetup, Taken, Timestamp, Trial, VecDeque, Verdict,
+    Input, ModelName, Quarantined, ReleaseRefusal, Remembered, Running, Saving, SlotMachine,
+    SlotRecord, SlotSetup, Taken, Timestamp, Trial, VecDeque, Verdict,
 };
 
 impl SlotMachine {
@@ -129,14 +131,14 @@ impl SlotMachine {
             Input::Saved => self.saved(),
             Input::SaveFailed => self.save_failed(),
             Input::Received { digest, received } => self.received(digest, received),
-            Input::Fetched { digest } => self.fetched(digest),
+            Input::Fetched { digest, .. } => self.fetched(digest),
             Input::FetchFailed {
                 digest,
                 failure,
                 detail,
             } => {
                 let verdict = match failure {
-                    FetchFailure::Unavailable => Verdict::Unavailable,
+                    FetchFailure::Unavailable | FetchFailure::Busy { .. } => Verdict::Unavailable,
                     FetchFailure::DigestMismatch => Verdict::DigestMismatch,
                 };
                 self.wait(digest, verdict, &detail);
@@ -153,6 +155,11 @@ impl SlotMachine {
                 self.inference_failed(digest, &detail, now);
             }
             Input::Retry => self.retry(),
+            Input::Shadowed { .. }
+            | Input::ShadowEnded { .. }
+            | Input::Stuck { .. }
+            | Input::Watched { .. }
+            | Input::Stopping => {}
         }
         self.go_on();
     }
@@ -264,7 +271,7 @@ impl SlotMachine {
             | Trial::Refused { .. } => return,
         };
         match outcome {
-            CheckOutcome::Passed => {
+            CheckOutcome::Passed(_) => {
                 self.trial = Trial::Passed {
                     bundle: bundle.clone(),
                 };

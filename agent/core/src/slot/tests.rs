@@ -1,4 +1,9 @@
 use lamppost_models::V1;
+use lamppost_models::message::{ActiveSlot, TrialState};
+use lamppost_models::release::{Release, Sequence};
+
+use crate::trial::Preflight;
+use std::time::Duration;
 
 use super::*;
 
@@ -44,7 +49,13 @@ pub(super) fn release(group: &GroupId, sequence: u64, number: u64) -> Release {
 pub(super) fn setup(factory: Option<u64>) -> SlotSetup {
     SlotSetup {
         model: model(),
+        path: NodePath {
+            site: "harbour".parse().unwrap(),
+            node: "gw-1".parse().unwrap(),
+        },
         groups: vec![group("canary"), group("all")],
+        tags: Tags::new(),
+        zone: Zone::utc(),
         factory: factory.map(bundle),
         agent: "0.1.0".to_owned(),
         backoff: Backoff::new(1),
@@ -90,6 +101,10 @@ impl Bench {
                 Effect::Deactivate => "deactivate".to_owned(),
                 Effect::Sweep => continue,
                 Effect::RetryAfter(_) => "retry".to_owned(),
+                Effect::Shadow { bundle, .. } => format!("shadow {}", bundle.version),
+                Effect::StopShadow(_) => "stop shadow".to_owned(),
+                Effect::Watch(_) => "watch".to_owned(),
+                Effect::StopWatch(_) => "stop watch".to_owned(),
             });
         }
         effects
@@ -118,6 +133,7 @@ impl Bench {
     fn fetched(&mut self, number: u64) {
         self.input(Input::Fetched {
             digest: digest(number),
+            fetched_bytes: 1000 + number,
         });
     }
 
@@ -180,7 +196,7 @@ impl Bench {
         self.expect(&["save", &format!("fetch 1.{number}.0")]);
         self.fetched(number);
         self.expect(&[&format!("check 1.{number}.0")]);
-        self.checked(number, CheckOutcome::Passed);
+        self.checked(number, CheckOutcome::Passed(Preflight::default()));
         self.expect(&["save", &format!("activate 1.{number}.0")]);
         self.activated(number);
         self.expect(&[]);
@@ -232,7 +248,7 @@ fn a_release_is_fetched_checked_and_activated_in_this_order() {
     bench.fetched(1);
     bench.expect(&["check 1.1.0"]);
     assert_eq!(bench.shown(), "1.1.0 checking < - < -");
-    bench.checked(1, CheckOutcome::Passed);
+    bench.checked(1, CheckOutcome::Passed(Preflight::default()));
     bench.expect(&["save", "activate 1.1.0"]);
     bench.activated(1);
     bench.worked(1);
@@ -258,7 +274,7 @@ fn nothing_takes_effect_before_it_is_saved() {
     bench.expect(&["save", "fetch 1.1.0"]);
     bench.fetched(1);
     bench.expect(&["check 1.1.0"]);
-    bench.checked(1, CheckOutcome::Passed);
+    bench.checked(1, CheckOutcome::Passed(Preflight::default()));
     assert!(matches!(bench.machine.next_effect(), Some(Effect::Save(_))));
     bench.input(Input::SaveFailed);
     bench.expect(&["retry"]);
@@ -451,9 +467,9 @@ fn a_newer_release_takes_the_place_of_one_under_way() {
     bench.expect(&[]);
     bench.fetched(2);
     bench.expect(&["check 1.2.0"]);
-    bench.checked(1, CheckOutcome::Passed);
+    bench.checked(1, CheckOutcome::Passed(Preflight::default()));
     bench.expect(&[]);
-    bench.checked(2, CheckOutcome::Passed);
+    bench.checked(2, CheckOutcome::Passed(Preflight::default()));
     bench.expect(&["save", "activate 1.2.0"]);
 }
 
@@ -531,7 +547,7 @@ fn a_damaged_file_falls_back_and_is_fetched_again() {
     assert_eq!(bench.shown(), "1.2.0 fetching 0/1002 < 1.9.0 < -");
     bench.fetched(2);
     bench.expect(&["check 1.2.0"]);
-    bench.checked(2, CheckOutcome::Passed);
+    bench.checked(2, CheckOutcome::Passed(Preflight::default()));
     bench.expect(&["save", "activate 1.2.0"]);
     bench.activated(2);
     assert_eq!(bench.shown(), "- < 1.2.0 < 1.9.0");
