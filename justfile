@@ -64,6 +64,16 @@ powercut IMAGES="60":
     "${CARGO_TARGET_DIR:-target}/debug/powercut" model --cuts 300
     "${CARGO_TARGET_DIR:-target}/debug/powercut" images {{ IMAGES }}
 
+# Agent, coordinator and broker killed at random points while a sensor sends, so many times; `just torture 1000 --seed 7`.
+# `just torture --week` is an outage of a week at 100 records a second: some ten minutes, and 1 GB of disk.
+torture *ARGS:
+    cargo build --release -p lamppost-tests --bin torture
+    "${CARGO_TARGET_DIR:-target}/release/torture" {{ ARGS }}
+
+# Links that stall, break off, crawl and go silent while an outbox is replayed: so many seeds, from one on.
+toxics SEED="1" COUNT="1":
+    LAMPPOST_TOXIC_SEED={{ SEED }} LAMPPOST_TOXIC_COUNT={{ COUNT }} cargo test -p lamppost-tests --test fleet many_bad_links -- --ignored --nocapture
+
 # Eclipse's interoperability suite, from a copy of paho.mqtt.testing that is not kept here.
 paho FOLDER:
     broker/tests/interop/paho-suite {{ FOLDER }}

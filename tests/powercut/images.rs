@@ -20,8 +20,8 @@ use anyhow::{Context as _, ensure};
 use rustix::process::{Pid, Signal, geteuid, kill_process_group};
 
 use crate::outcome::Outcome;
-use crate::rng::Rng;
 use crate::subject::{Promise, Subject};
+use lamppost_tests::rng::Rng;
 
 /// Several copies of the device's file share its blocks: room for what differs.
 const POOL_BYTES: u64 = 2 << 30;
@@ -88,7 +88,7 @@ fn take(
         )?;
         let live = Mount::new(&device, &pool.at.join("live"))?;
         let said = pool.at.join("said");
-        let writer = Writer::start(subject, &live.at, &said, rng.next(), syncs)?;
+        let writer = Writer::start(subject, &live.at, &said, rng.draw(), syncs)?;
         writer.wait_for_promise()?;
         let (images, pause_ms_max) = if syncs && !rng.chance(SHORT_PERCENT) {
             LONG_LIFE

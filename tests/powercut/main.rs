@@ -9,7 +9,6 @@ mod disk;
 mod images;
 mod model;
 mod outcome;
-mod rng;
 mod subject;
 mod trace;
 

@@ -10,9 +10,9 @@ use anyhow::{Context as _, bail, ensure};
 
 use crate::disk::{Disk, Names, Syncs};
 use crate::outcome::Outcome;
-use crate::rng::Rng;
 use crate::subject::{Promise, Subject};
 use crate::trace::{self, Call, Event};
+use lamppost_tests::rng::Rng;
 
 /// Events that count as soon after an opening.
 const SOON: usize = 120;

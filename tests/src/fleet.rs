@@ -92,6 +92,10 @@ pub struct NodePlan {
     pub groups: Vec<GroupId>,
     /// Its one stream.
     pub source: Source,
+    /// Further keys of its `[coordinator]` table, a line each.
+    pub uplink_keys: String,
+    /// Keys of its `[outbox]` table, a line each.
+    pub outbox_keys: String,
 }
 
 impl NodePlan {
@@ -117,6 +121,8 @@ impl NodePlan {
             path,
             groups,
             source,
+            uplink_keys: String::new(),
+            outbox_keys: String::new(),
         })
     }
 
@@ -131,6 +137,8 @@ impl NodePlan {
             path,
             groups,
             source,
+            uplink_keys: _,
+            outbox_keys,
         } = self;
         let coordinator = centre.map_or_else(String::new, |centre| self.coordinator_table(centre));
         let fields: Vec<_> = source
@@ -149,6 +157,8 @@ listen = "{listen}"
 allow_anonymous = true
 
 {coordinator}
+[outbox]
+{outbox_keys}
 [report]
 every = "2s"
 debounce = "200ms"
@@ -201,7 +211,8 @@ retry_min = "200ms"
 retry_max = "1s"
 ack_timeout = "5s"
 replay_spread = "0s"
-"#
+{uplink_keys}"#,
+            uplink_keys = self.uplink_keys,
         )
     }
 }
@@ -280,6 +291,11 @@ impl Uplinks {
     pub fn set(&self, uplink: Uplink) {
         self.mqtt.set(uplink);
         self.http.set(uplink);
+    }
+
+    /// Connections that MQTT and HTTP made so far.
+    pub fn carried(&self) -> (u64, u64) {
+        (self.mqtt.carried(), self.http.carried())
     }
 
     /// Has one bit of each artifact flipped on its way to the node, or no more.

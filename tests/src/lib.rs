@@ -6,12 +6,14 @@
 //! - [`wait`]: waiting for a condition, with a deadline;
 //! - [`mqtt`]: a sensor and a subscriber as a stock MQTT client would be, in no way special to Lamppost;
 //! - [`replay`]: plays a recording into a node's broker at a chosen speed;
+//! - [`rng`]: random numbers from a seed;
 //! - [`seen`]: what a subscriber saw, by prediction id: what is missing, what came twice, how wrong it was;
 //! - [`link`]: a TCP proxy that stands for a node's uplink and can be cut;
 //! - [`fleet`]: configuration of a small fleet on loopback, as files;
 //! - [`stand_in`]: what stands in a coordinator's place and does what none would;
 //! - [`world`]: that fleet in one process, for tests;
-//! - [`demo`]: that fleet in separate processes, with real readings and promises to keep.
+//! - [`demo`]: that fleet in separate processes, with real readings and promises to keep;
+//! - [`torture`]: such processes, killed at random points while a sensor sends.
 
 pub mod api;
 pub mod batch;
@@ -20,8 +22,10 @@ pub mod fleet;
 pub mod link;
 pub mod mqtt;
 pub mod replay;
+pub mod rng;
 pub mod seen;
 pub mod stand_in;
+pub mod torture;
 pub mod wait;
 pub mod world;
 pub mod zoo;

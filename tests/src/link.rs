@@ -1,14 +1,21 @@
-//! A TCP proxy that stands for a node's uplink and can be cut.
+//! A TCP proxy that stands for a node's uplink and can be cut, or made a bad one.
+//!
+//! - [`toxic`]: what goes wrong on a bad link.
+
+pub mod toxic;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use toxic::{End, Toxics};
 
 /// Connections at once: a node has one MQTT connection and few HTTP ones; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 32;
@@ -28,6 +35,8 @@ pub enum Uplink {
     /// Nothing passes and nobody is told, as when a radio loses its cell. What was under way is lost: these connections are
     /// reset when the link comes back.
     Silent,
+    /// A bad link: what befalls each connection is drawn from this seed. They are reset when the link gets better.
+    Toxic(u64),
 }
 
 /// A proxy on a loopback port of its own.
@@ -35,6 +44,7 @@ pub enum Uplink {
 pub struct Link {
     local: SocketAddr,
     state: watch::Sender<State>,
+    carried: Arc<AtomicU64>,
     _stop: DropGuard,
 }
 
@@ -57,13 +67,13 @@ impl Link {
             upstream,
         });
         let stop = CancellationToken::new();
-        let accepting =
-            stop.clone()
-                .run_until_cancelled_owned(accept(listener, seen, stop.child_token()));
-        tokio::spawn(accepting);
+        let carried = Arc::<AtomicU64>::default();
+        let accepting = accept(listener, seen, Arc::clone(&carried), stop.child_token());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(accepting));
         Ok(Self {
             local,
             state,
+            carried,
             _stop: stop.drop_guard(),
         })
     }
@@ -71,6 +81,11 @@ impl Link {
     /// The near end, for the node.
     pub const fn addr(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Connections that were accepted since the link was made.
+    pub fn carried(&self) -> u64 {
+        self.carried.load(Ordering::Relaxed)
     }
 
     /// Cuts or restores the link.
@@ -86,8 +101,15 @@ impl Link {
     }
 }
 
-async fn accept(listener: TcpListener, state: watch::Receiver<State>, stop: CancellationToken) {
+async fn accept(
+    listener: TcpListener,
+    state: watch::Receiver<State>,
+    carried: Arc<AtomicU64>,
+    stop: CancellationToken,
+) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // Counted anew with each state, so that a seed gives the same troubles whatever was before.
+    let (mut last, mut number) = (state.borrow().uplink, 0);
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
             return;
@@ -100,25 +122,31 @@ async fn accept(listener: TcpListener, state: watch::Receiver<State>, stop: Canc
                 continue;
             }
         };
+        carried.fetch_add(1, Ordering::Relaxed);
+        let uplink = state.borrow().uplink;
+        number = if uplink == last { number + 1 } else { 0 };
+        last = uplink;
         let (state, stop) = (state.clone(), stop.clone());
         tokio::spawn(async move {
-            stop.run_until_cancelled(carry(near, state)).await;
+            stop.run_until_cancelled(carry(near, state, number)).await;
             drop(slot);
         });
     }
 }
 
 /// Carries one connection until an end closes it or the link changes.
-async fn carry(mut near: TcpStream, mut state: watch::Receiver<State>) {
+async fn carry(mut near: TcpStream, mut state: watch::Receiver<State>, number: u64) {
     let State { uplink, upstream } = *state.borrow_and_update();
-    if matches!(uplink, Uplink::Up | Uplink::Altering) {
+    if !matches!(uplink, Uplink::Down | Uplink::Silent) {
         tokio::select! {
-            outcome = pass(&mut near, upstream, uplink == Uplink::Altering) => {
-                if let Err(error) = outcome {
+            outcome = pass(&mut near, upstream, uplink, number) => match outcome {
+                Ok(End::Reset) => return reset(&near),
+                Ok(End::Closed | End::Cut) => return,
+                Err(error) => {
                     tracing::debug!(%error, %upstream, "link connection");
+                    return;
                 }
-                return;
-            }
+            },
             _ = state.changed() => {}
         }
     }
@@ -128,19 +156,36 @@ async fn carry(mut near: TcpStream, mut state: watch::Receiver<State>) {
             return;
         }
     }
+    reset(&near);
+}
+
+/// Has a connection reset when it is dropped.
+fn reset(near: &TcpStream) {
     if let Err(error) = near.set_zero_linger() {
         tracing::debug!(%error, "link connection could not be reset");
     }
 }
 
-async fn pass(near: &mut TcpStream, upstream: SocketAddr, altering: bool) -> io::Result<()> {
+async fn pass(
+    near: &mut TcpStream,
+    upstream: SocketAddr,
+    uplink: Uplink,
+    number: u64,
+) -> io::Result<End> {
     let mut far = TcpStream::connect(upstream).await?;
     near.set_nodelay(true)?;
     far.set_nodelay(true)?;
-    if !altering {
-        return tokio::io::copy_bidirectional(near, &mut far)
-            .await
-            .map(drop);
+    match uplink {
+        Uplink::Toxic(seed) => {
+            let toxics = Toxics::draw(seed, number);
+            tracing::debug!(seed, number, ?toxics, "a toxic connection");
+            return toxic::carry(near, &mut far, toxics).await;
+        }
+        Uplink::Altering => {}
+        Uplink::Up | Uplink::Down | Uplink::Silent => {
+            let copied = tokio::io::copy_bidirectional(near, &mut far).await;
+            return copied.map(|_| End::Closed);
+        }
     }
     let ((mut near_read, mut near_write), (mut far_read, mut far_write)) =
         (near.split(), far.split());
@@ -152,7 +197,7 @@ async fn pass(near: &mut TcpStream, upstream: SocketAddr, altering: bool) -> io:
         copy_altered(&mut far_read, &mut near_write).await?;
         near_write.shutdown().await
     };
-    tokio::try_join!(up, down).map(drop)
+    tokio::try_join!(up, down).map(|_| End::Closed)
 }
 
 /// Copies all bytes, and flips the lowest bit of each that comes after [`ALTERED_EVERY`] others.

@@ -296,6 +296,16 @@ impl World {
         Ok(())
     }
 
+    /// Connections that a node's MQTT and HTTP clients made so far.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn carried(&self, name: &str) -> anyhow::Result<(u64, u64)> {
+        let node = self.nodes.get(name);
+        let node = node.with_context(|| format!("no node {name}"))?;
+        Ok(node.uplinks.carried())
+    }
+
     /// Has one bit of each artifact flipped on its way to the node, or no more.
     ///
     /// # Errors

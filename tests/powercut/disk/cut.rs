@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::{Change, Disk, File, NameChange, Names, Node, Pending, put};
-use crate::rng::Rng;
+use lamppost_tests::rng::Rng;
 
 const SECTOR: usize = 512;
 

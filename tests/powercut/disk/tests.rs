@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use super::*;
-use crate::rng::Rng;
+use lamppost_tests::rng::Rng;
 
 struct Bench {
     disk: Disk,

@@ -6,14 +6,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use lamppost_agent::outbox::{CAP_BYTES_MIN, Outbox, OutboxConfig, StoredBatch};
+use lamppost_agent::outbox::{CAP_BYTES_MIN, Cursor, Outbox, OutboxConfig, StoredBatch};
 use lamppost_agent_core::outbox::Class;
 use lamppost_models::message::BatchRange;
 use lamppost_models::{Epoch, StreamName, Timestamp};
 use serde::Deserialize;
 
 use super::{Broken, Promise, say};
-use crate::rng::{Rng, noise};
+use lamppost_tests::rng::{Rng, noise};
 
 /// Records that may wait: with the padding about a quarter of the cap, so that nothing is evicted.
 const BACKLOG_MAX: u64 = 12_000;
@@ -116,16 +116,21 @@ pub(super) fn check(dir: &Path, promise: &Promise) -> Result<(), Broken> {
     let mut outbox = open(dir).map_err(|error| Broken::Closed(format!("{error:#}")))?;
     let mut found = BTreeSet::new();
     let mut newest = promise.newest;
-    let mut after = None;
+    // Numbers of events are far ahead of others': each class is followed by itself.
+    let mut cursor = Cursor::default();
     loop {
-        let batches = outbox.peek(after, 64).map_err(|error| unusable(&error))?;
-        let Some(last) = batches.last() else { break };
-        after = Some(last.number);
-        newest = newest.max(after);
+        let batches = outbox.peek(cursor, 64).map_err(|error| unusable(&error))?;
+        if batches.is_empty() {
+            break;
+        }
+        for batch in &batches {
+            cursor.pass(batch);
+        }
         for batch in batches
             .iter()
             .filter(|batch| batch.class == Class::Prediction)
         {
+            newest = newest.max(Some(batch.number));
             for Record { n, pad } in records(batch).map_err(|error| unusable(&error))? {
                 let is_whole = record(n) == format!(r#"{{"n":{n},"pad":"{pad}"}}"#);
                 let is_next = found.last().is_none_or(|last| *last < n);

@@ -6,7 +6,7 @@ use std::path::Path;
 use lamppost_store::{Options, Recovery, Store, Write};
 
 use super::{Broken, Promise, say};
-use crate::rng::{Rng, noise};
+use lamppost_tests::rng::{Rng, noise};
 
 type State = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -28,7 +28,7 @@ fn writes(number: u64) -> Vec<Write> {
                 1 => 30_000,
                 _ => 20 + rng.index(0, 600),
             };
-            Write::put(key, noise(rng.next(), bytes))
+            Write::put(key, noise(rng.draw(), bytes))
         })
         .collect()
 }

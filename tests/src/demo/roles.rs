@@ -1,4 +1,4 @@
-//! One executable that plays every role: the demo itself, an agent, a coordinator and its CLI.
+//! One executable that plays every role: the demo itself, an agent, a coordinator and its CLI, a broker.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -7,6 +7,14 @@ use clap::Parser as _;
 
 use super::args::Args;
 use super::children::{TIED, tie_to_parent};
+use crate::torture::broker;
+
+/// Whether these arguments name a role other than the program's own.
+pub fn is_one(args: &[OsString]) -> bool {
+    let roles = [TIED, "agent", "broker", "coordinator"];
+    let word = args.get(1).and_then(|word| word.to_str());
+    word.is_some_and(|word| roles.contains(&word))
+}
 
 /// Plays the role that the first argument names; the demo when it names none.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -23,6 +31,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("agent") => {
             lamppost_agent::cli::main_within(args_of("lamppost-agent", args), &["agent".into()])
         }
+        Some("broker") => broker::main(args_of("broker", args)),
         Some("coordinator") => lamppost_coordinator::cli::main(args_of("lamppost", args)),
         _ => super::run(&Args::parse_from(args)),
     }

@@ -212,7 +212,9 @@ impl NodeView {
                 }),
                 Uplink::Up,
             ) => screen.toned(Tone::Good, "up  "),
-            (_, Uplink::Up | Uplink::Altering) => screen.toned(Tone::Faint, "... "),
+            (_, Uplink::Up | Uplink::Altering | Uplink::Toxic(_)) => {
+                screen.toned(Tone::Faint, "... ")
+            }
         };
         let runs = self.active().map_or_else(
             || "-".to_owned(),

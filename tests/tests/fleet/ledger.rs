@@ -19,7 +19,7 @@ fn sum(ledger: &Value, key: &str) -> u64 {
 }
 
 /// Waits until all that was made is delivered and nothing else is told; nothing is missing all the while.
-async fn balanced(world: &World, node: &str, made: u64) -> anyhow::Result<()> {
+pub(super) async fn balanced(world: &World, node: &str, made: u64) -> anyhow::Result<()> {
     let path = world.plan(node)?.path.clone();
     let balanced = || async {
         let ledger = world.api.ledger(&path).await.ok()?;

@@ -17,6 +17,7 @@ mod main_job;
 mod outage;
 mod releases;
 mod restart;
+mod toxics;
 
 /// The demo's executable: agents check bundles with it, and it plays a coordinator that can be killed.
 const DEMO: &str = env!("CARGO_BIN_EXE_demo");
