@@ -214,7 +214,6 @@ impl Centre {
 
     pub(super) fn on_report(
         &mut self,
-        target: &Target,
         path: &NodePath,
         report: Reported,
         now: Timestamp,
@@ -223,11 +222,10 @@ impl Centre {
         if state.inventory.on_reported(path, report, now).is_err() {
             return;
         }
-        let around = state.around(target, now);
         let Some(entry) = state.inventory.get(path).cloned() else {
             return;
         };
-        let touched = state.campaigns.on_report(&state.book, &entry, &around);
+        let touched = state.campaigns.on_report(&state.book, &entry, now);
         self.store.commit_entry(entry, touched);
     }
 }

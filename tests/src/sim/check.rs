@@ -82,7 +82,7 @@ impl Checks {
             return Ok(());
         }
         let Some(trial) = record.trial.as_ref().filter(|trial| trial.bundle.digest == digest) else {
-            return Err(format!("{} went live without a trial", held.bundle.version));
+            return Err(format!("{} went live without a trial: {:?}", held.bundle.version, record.trial));
         };
         let seen = &mut self.nodes[at];
         if !seen.promoted.insert((trial.release, digest)) {

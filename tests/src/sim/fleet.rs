@@ -169,9 +169,8 @@ impl Fleet {
         match event {
             Event::Release(at, release) => self.release(at, &release),
             Event::Report(at, report) => {
-                let (now, target) = (self.now(), self.target.clone());
-                let path = self.nodes[at].path.clone();
-                self.centre.on_report(&target, &path, *report, now);
+                let (now, path) = (self.now(), self.nodes[at].path.clone());
+                self.centre.on_report(&path, *report, now);
                 if self.rng.chance(20) {
                     self.look();
                 }
