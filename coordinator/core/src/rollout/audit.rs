@@ -221,7 +221,6 @@ impl Default for Head {
 }
 
 impl Head {
-
     /// The entry that a note becomes; words over the limit are cut.
     pub fn entry(&self, note: Note, at: Timestamp) -> Entry {
         let Note {
@@ -280,10 +279,7 @@ impl Head {
 ///
 /// # Errors
 /// [`Broken`] with the first entry that is not what was written.
-pub fn verify<'a>(
-    entries: impl IntoIterator<Item = &'a Entry>,
-    end: Head,
-) -> Result<u64, Broken> {
+pub fn verify<'a>(entries: impl IntoIterator<Item = &'a Entry>, end: Head) -> Result<u64, Broken> {
     let mut head = Head::default();
     for entry in entries {
         head.check(entry)?;

@@ -20,13 +20,14 @@ use super::{PlanError, Rollout, Target, Terms};
 
 mod act;
 mod census;
-mod failures;
 mod gate;
 mod tick;
 mod words;
 
-pub use census::Census;
-pub use gate::{Assessment, QualityFound};
+pub use census::{CRASHES_PER_NODE_MAX, Census};
+pub(super) use census::{concerned, groups_with};
+pub use gate::Assessment;
+pub(super) use words::who;
 
 /// Most campaigns that are remembered of a target, the current one included.
 pub const CAMPAIGNS_PER_TARGET_MAX: usize = 16;
@@ -119,6 +120,9 @@ pub struct Stage {
     /// Labels that had come when it began.
     #[serde(default)]
     pub labels_before: u64,
+    /// Nodes that were exposed when it began.
+    #[serde(default)]
+    pub nodes_before: u64,
     /// Who agreed to what follows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approved: Option<Actor>,
@@ -168,8 +172,6 @@ pub enum Why {
     Paused,
     /// Somebody ended it.
     Operator,
-    /// It is over.
-    Over,
 }
 
 /// Something that was done.
@@ -322,8 +324,20 @@ pub enum Refusal {
         state: &'static str,
     },
     /// There is none.
-    #[error("{model} in group {group} has no rollout under way: `lamppost rollout ls` shows what there is")]
+    #[error(
+        "{model} in group {group} has no rollout under way: `lamppost rollout ls` shows what there is"
+    )]
     None {
+        /// The group.
+        group: GroupId,
+        /// The model.
+        model: ModelName,
+    },
+    /// Nobody would take it.
+    #[error(
+        "no node that was ever heard of takes releases of {model} for group {group}: `lamppost node ls` shows the groups of each"
+    )]
+    Nobody {
         /// The group.
         group: GroupId,
         /// The model.
@@ -344,7 +358,9 @@ pub enum Refusal {
         mend: &'static str,
     },
     /// The bundle is revoked.
-    #[error("{model} {version} is revoked in group {group}: no node would run it; push a new version")]
+    #[error(
+        "{model} {version} is revoked in group {group}: no node would run it; push a new version"
+    )]
     Revoked {
         /// The group.
         group: GroupId,
@@ -399,25 +415,39 @@ impl State {
 }
 
 impl Why {
-    /// Whether it may pass without anybody's doing.
-    pub const fn passes(self) -> bool {
+    /// Whether it says that the candidate is not good.
+    pub const fn fails(self) -> bool {
         match self {
+            Self::Failed | Self::Crashes | Self::Slow | Self::Worse => true,
             Self::Soaking
             | Self::Reports
             | Self::TooFewReports
             | Self::Labels
             | Self::Inconclusive
-            | Self::ByteBudget => true,
-            Self::Approval
+            | Self::Approval
+            | Self::ByteBudget
+            | Self::Revoked
+            | Self::Superseded
+            | Self::Paused
+            | Self::Operator => false,
+        }
+    }
+
+    /// Whether it is more than the course of a wave: somebody should hear of it.
+    const fn worth_a_step(self) -> bool {
+        match self {
+            Self::Soaking | Self::Reports | Self::ByteBudget | Self::Paused => false,
+            Self::TooFewReports
+            | Self::Labels
+            | Self::Inconclusive
+            | Self::Approval
             | Self::Failed
             | Self::Crashes
             | Self::Slow
             | Self::Worse
             | Self::Revoked
             | Self::Superseded
-            | Self::Paused
-            | Self::Operator
-            | Self::Over => false,
+            | Self::Operator => true,
         }
     }
 }
@@ -433,4 +463,4 @@ impl From<OnFail> for Option<Ending> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::rollout) mod tests;

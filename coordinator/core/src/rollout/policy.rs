@@ -128,10 +128,10 @@ pub struct Quality {
     pub loss_ratio_max: f64,
     /// Chance that a test which may be looked at any time ever errs, either way.
     pub alpha: f64,
-    /// Labels of both versions that must have come since the wave began, of all nodes together.
+    /// Labels of both versions that must have come since the wave began, of all nodes together; none if it added no node.
     pub min_labels: u64,
-    /// Labels that a node needs for one vote: enough that the errors of one vote tell little of those of the next. A day of
-    /// hourly ones, say.
+    /// Labels that a node needs for one vote in a round: enough that the errors of one vote tell little of those of the next.
+    /// Two days of hourly ones: on real hourly errors, votes of one day err three times as often as `alpha` says.
     pub block: u64,
     /// What happens when neither is shown.
     pub inconclusive: Inconclusive,
@@ -212,6 +212,12 @@ impl Policy {
         own.unwrap_or(&self.gate)
     }
 
+    /// The first question about quality that a gate asks; the others ask the same but for the labels they need.
+    pub fn quality(&self) -> Option<&Quality> {
+        let gates = (0..self.waves.len()).map(|wave| self.gate(wave));
+        gates.filter_map(|gate| gate.quality.as_ref()).next()
+    }
+
     /// The deadline of a wave.
     pub fn deadline(&self, wave: usize) -> Span {
         let own = self.waves.get(wave).and_then(|wave| wave.deadline);
@@ -239,8 +245,8 @@ impl Default for Quality {
             kind: QualityKind::Shadow,
             loss_ratio_max: 1.05,
             alpha: 0.05,
-            min_labels: 24,
-            block: 24,
+            min_labels: 48,
+            block: 48,
             inconclusive: Inconclusive::Hold,
             unlabelled: Unlabelled::Hold,
         }

@@ -2,8 +2,11 @@
 
 use lamppost_models::rollout::{Probation, Shadow, Share, TrialTerms};
 
+use lamppost_models::NodePath;
+
 use super::{
-    Approve, Gate, Inconclusive, OnFail, Policy, Quality, QualityKind, Span, Unlabelled, Wave,
+    Approve, Gate, Inconclusive, OnFail, Policy, Quality, QualityKind, Span, Unlabelled, WAVES_MAX,
+    Wave,
 };
 
 /// A share that is known to be one.
@@ -20,7 +23,8 @@ pub(super) const fn deadline() -> Span {
 }
 
 /// What each node checks: a day of hourly windows or 20 minutes of per-minute ones beside the active version, at most half as
-/// slow again (with the floor that the node applies), and no crash more than one that a power cut may look like.
+/// slow again (with the floor that the node applies), no second crash, and no loss half as large again: 20 labels tell no
+/// smaller difference from noise, which is for the gate, where the nodes are looked at together.
 pub(super) fn trial() -> TrialTerms {
     TrialTerms {
         latency_ratio_max: Some(1.5),
@@ -29,13 +33,13 @@ pub(super) fn trial() -> TrialTerms {
         shadow: Some(Shadow {
             windows: 20,
             labels: 20,
-            error_ratio_max: Some(1.2),
+            error_ratio_max: Some(1.5),
             ..Shadow::default()
         }),
         probation: Some(Probation {
             windows: 50,
             labels: 20,
-            error_ratio_max: Some(1.3),
+            error_ratio_max: Some(1.5),
             ..Probation::default()
         }),
     }
@@ -55,6 +59,21 @@ pub(super) fn gate() -> Gate {
 }
 
 impl Policy {
+    /// The same policy with a first wave of one node, five minutes at least: see
+    /// [`crate::rollout::campaign::Campaigns::first_node`]. A policy that is full stays as it is.
+    #[must_use]
+    pub fn with_first(mut self, node: NodePath) -> Self {
+        if self.waves.len() < WAVES_MAX {
+            let wave = Wave {
+                nodes: vec![node],
+                soak: Span::from_secs(300),
+                ..Wave::default()
+            };
+            self.waves.insert(0, wave);
+        }
+        self
+    }
+
     /// What a rollout follows unless it is told otherwise: 5 %, 25 %, then everybody, five minutes each at least; anything that
     /// fails sends the nodes back. Labels are looked at where there are any, and only what they speak against is stopped.
     pub fn canary() -> Self {
@@ -75,6 +94,7 @@ impl Policy {
             gate: Gate {
                 quality: Some(Quality {
                     kind: QualityKind::Shadow,
+                    min_labels: 10,
                     inconclusive: Inconclusive::Advance,
                     unlabelled: Unlabelled::Skip,
                     ..Quality::default()
