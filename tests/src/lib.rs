@@ -12,7 +12,6 @@
 //! - [`fleet`]: configuration of a small fleet on loopback, as files;
 //! - [`stand_in`]: what stands in a coordinator's place and does what none would;
 //! - [`world`]: that fleet in one process, for tests;
-//! - [`sim`]: the cores of a whole fleet under one seeded clock, with all that can go wrong;
 //! - [`demo`]: that fleet in separate processes, with real readings and promises to keep;
 //! - [`torture`]: such processes, killed at random points while a sensor sends.
 
@@ -23,11 +22,11 @@ pub mod fleet;
 pub mod link;
 pub mod mqtt;
 pub mod replay;
-pub mod rng;
 pub mod seen;
-pub mod sim;
 pub mod stand_in;
 pub mod torture;
 pub mod wait;
 pub mod world;
 pub mod zoo;
+
+pub use lamppost_sim::rng;

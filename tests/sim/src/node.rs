@@ -14,53 +14,53 @@ use lamppost_models::time::Zone;
 use lamppost_models::trial::{Comparison, Moments, Side, Watch};
 use lamppost_models::{BootId, Digest, GroupId, ModelName, NodePath, Reported, Status, Timestamp, V1};
 
-use super::version::{Bundles, Nature};
+use crate::version::{Bundles, Nature};
 use crate::rng::Rng;
 
 /// A node, whether its agent runs or not.
 #[derive(Debug)]
-pub(super) struct Node {
-    pub(super) path: NodePath,
-    pub(super) groups: Vec<GroupId>,
-    pub(super) tags: Tags,
-    pub(super) zone: Zone,
+pub(crate) struct Node {
+    pub(crate) path: NodePath,
+    pub(crate) groups: Vec<GroupId>,
+    pub(crate) tags: Tags,
+    pub(crate) zone: Zone,
     model: ModelName,
-    pub(super) disk: Disk,
+    pub(crate) disk: Disk,
     /// What its clock is ahead.
-    pub(super) clock_ms: i64,
-    pub(super) link: bool,
+    pub(crate) clock_ms: i64,
+    pub(crate) link: bool,
     /// Its sensor says nothing.
-    pub(super) silent: bool,
+    pub(crate) silent: bool,
     /// Of a hundred windows, so many get a label.
-    pub(super) labelled: u64,
+    pub(crate) labelled: u64,
     /// The first version's mean error here.
     loss: f64,
     /// Counts the agent's runs.
-    pub(super) life: u64,
-    pub(super) live: Option<Live>,
+    pub(crate) life: u64,
+    pub(crate) live: Option<Live>,
     /// Bundles that passed their check here, or ran here before.
-    pub(super) checked: BTreeSet<Digest>,
+    pub(crate) checked: BTreeSet<Digest>,
 }
 
 /// What survives a crash.
 #[derive(Debug, Default)]
-pub(super) struct Disk {
-    pub(super) record: Option<SlotRecord>,
-    pub(super) files: BTreeSet<Digest>,
-    pub(super) full: bool,
+pub(crate) struct Disk {
+    pub(crate) record: Option<SlotRecord>,
+    pub(crate) files: BTreeSet<Digest>,
+    pub(crate) full: bool,
 }
 
 /// A run of the agent.
 #[derive(Debug)]
-pub(super) struct Live {
-    pub(super) machine: SlotMachine,
+pub(crate) struct Live {
+    pub(crate) machine: SlotMachine,
     /// What runs.
-    pub(super) cell: Option<Digest>,
+    pub(crate) cell: Option<Digest>,
     /// Jobs under way, by number.
-    pub(super) jobs: BTreeMap<u64, Effect>,
+    pub(crate) jobs: BTreeMap<u64, Effect>,
     next_job: u64,
     /// Counts the alarms that were set: an older one is no more.
-    pub(super) alarm: u64,
+    pub(crate) alarm: u64,
     shadow: Option<(Digest, Comparison)>,
     watch: Option<(Digest, Watch)>,
     /// How each version did, in this run.
@@ -70,7 +70,7 @@ pub(super) struct Live {
 
 /// What is to happen because of an effect.
 #[derive(Debug)]
-pub(super) enum Follow {
+pub(crate) enum Follow {
     /// Nothing.
     Nothing,
     /// The machine is told at once.
@@ -83,15 +83,15 @@ pub(super) enum Follow {
 
 /// How the world stands to a job that ends.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Luck {
+pub(crate) struct Luck {
     /// The coordinator serves.
-    pub(super) served: bool,
+    pub(crate) served: bool,
     /// Nothing goes wrong by chance.
-    pub(super) kind: bool,
+    pub(crate) kind: bool,
 }
 
 impl Node {
-    pub(super) fn new(at: usize, model: &ModelName, rng: &mut Rng) -> Self {
+    pub(crate) fn new(at: usize, model: &ModelName, rng: &mut Rng) -> Self {
         let name = |text: String| text.parse();
         let mut groups: Vec<GroupId> = vec!["all".parse().expect("a name")];
         if rng.chance(20) {
@@ -123,7 +123,7 @@ impl Node {
         }
     }
 
-    pub(super) fn who(&self) -> Who<'_> {
+    pub(crate) fn who(&self) -> Who<'_> {
         Who {
             path: &self.path,
             groups: &self.groups,
@@ -131,12 +131,12 @@ impl Node {
         }
     }
 
-    pub(super) fn clock(&self, now: Timestamp) -> Timestamp {
+    pub(crate) fn clock(&self, now: Timestamp) -> Timestamp {
         now.offset_ms(self.clock_ms)
     }
 
     /// The agent starts, from what is on the disk.
-    pub(super) fn start(&mut self, now: Timestamp) {
+    pub(crate) fn start(&mut self, now: Timestamp) {
         self.life += 1;
         let setup = SlotSetup {
             model: self.model.clone(),
@@ -163,7 +163,7 @@ impl Node {
     }
 
     /// Does what the machine wishes, or begins to.
-    pub(super) fn perform(&mut self, effect: Effect, rng: &mut Rng, kind: bool) -> Follow {
+    pub(crate) fn perform(&mut self, effect: Effect, rng: &mut Rng, kind: bool) -> Follow {
         let Some(live) = &mut self.live else {
             return Follow::Nothing;
         };
@@ -236,7 +236,7 @@ impl Node {
     }
 
     /// What a job comes to.
-    pub(super) fn finish(
+    pub(crate) fn finish(
         &mut self,
         job: u64,
         bundles: &Bundles,
@@ -311,7 +311,7 @@ impl Node {
     }
 
     /// A window is scored. Says what the machine is told, and whether the agent dies of it.
-    pub(super) fn window(&mut self, bundles: &Bundles, rng: &mut Rng) -> (Vec<Input>, bool) {
+    pub(crate) fn window(&mut self, bundles: &Bundles, rng: &mut Rng) -> (Vec<Input>, bool) {
         let Some(live) = &mut self.live else {
             return (Vec::new(), false);
         };
@@ -379,7 +379,7 @@ impl Node {
         (inputs, false)
     }
 
-    pub(super) fn status(&self, now: Timestamp, up: bool) -> Status {
+    pub(crate) fn status(&self, now: Timestamp, up: bool) -> Status {
         Status {
             v: V1,
             state: if up { NodeState::Up } else { NodeState::Down },
@@ -391,7 +391,7 @@ impl Node {
         }
     }
 
-    pub(super) fn report(&self, now: Timestamp) -> Option<Reported> {
+    pub(crate) fn report(&self, now: Timestamp) -> Option<Reported> {
         let live = self.live.as_ref()?;
         let mut row = live.machine.report();
         live.count(&mut row);

@@ -29,14 +29,14 @@ pub enum Nature {
 
 /// A bundle of the model.
 #[derive(Clone, Debug)]
-pub(super) struct Bundle {
-    pub(super) nature: Nature,
-    pub(super) bundle: BundleRef,
+pub(crate) struct Bundle {
+    pub(crate) nature: Nature,
+    pub(crate) bundle: BundleRef,
 }
 
 /// All bundles that were ever made, by number.
 #[derive(Debug, Default)]
-pub(super) struct Bundles(Vec<Bundle>);
+pub(crate) struct Bundles(Vec<Bundle>);
 
 impl Nature {
     const ALL: [Self; 8] = [
@@ -51,7 +51,7 @@ impl Nature {
     ];
 
     /// Its error, 1 being that of the first version.
-    pub(super) const fn loss(self) -> f64 {
+    pub(crate) const fn loss(self) -> f64 {
         match self {
             Self::Better => 0.9,
             Self::Worse => 1.5,
@@ -65,7 +65,7 @@ impl Nature {
     }
 
     /// Median and 99th percentile of its inference time, in microseconds.
-    pub(super) const fn latency_us(self) -> (u64, u64) {
+    pub(crate) const fn latency_us(self) -> (u64, u64) {
         match self {
             Self::Slow => (4_000, 16_000),
             Self::Good
@@ -79,7 +79,7 @@ impl Nature {
     }
 
     /// Whether a trial with a shadow keeps it from going live on every node, whatever comes.
-    pub(super) const fn never_live(self) -> bool {
+    pub(crate) const fn never_live(self) -> bool {
         match self {
             Self::Slow | Self::BadGolden => true,
             // An unlucky shadow sees none of its failures; errors need labels, and the last needs the live slot.
@@ -100,7 +100,7 @@ impl Nature {
 
 impl Bundles {
     /// Makes a new one; half of them are good.
-    pub(super) fn make(&mut self, rng: &mut Rng) -> Bundle {
+    pub(crate) fn make(&mut self, rng: &mut Rng) -> Bundle {
         let nature = if self.0.is_empty() || rng.chance(40) {
             [Nature::Good, Nature::Better][rng.index(0, 1)]
         } else {
@@ -119,17 +119,17 @@ impl Bundles {
         bundle
     }
 
-    pub(super) fn nature(&self, digest: &Digest) -> Nature {
+    pub(crate) fn nature(&self, digest: &Digest) -> Nature {
         self.get(digest).nature
     }
 
-    pub(super) fn get(&self, digest: &Digest) -> &Bundle {
+    pub(crate) fn get(&self, digest: &Digest) -> &Bundle {
         let found = self.0.iter().find(|known| known.bundle.digest == *digest);
         found.unwrap_or_else(|| panic!("nobody made bundle {digest}"))
     }
 
     /// One of the older ones.
-    pub(super) fn any(&self, rng: &mut Rng) -> &Bundle {
+    pub(crate) fn any(&self, rng: &mut Rng) -> &Bundle {
         &self.0[rng.index(0, self.0.len() - 1)]
     }
 }

@@ -1,6 +1,5 @@
 //! The fleet simulation, as many seeds as CI has time for; `just sim` runs ten thousand.
 
-use lamppost_tests::sim;
 
 /// Seeds of CI.
 const SEEDS: u64 = 200;
@@ -9,9 +8,9 @@ const REGRESSIONS: [u64; 0] = [];
 
 #[test]
 fn a_fleet_in_trouble_keeps_its_promises_and_settles() {
-    let mut all = sim::Outcome::default();
+    let mut all = lamppost_sim::Outcome::default();
     for seed in REGRESSIONS.into_iter().chain(1..=SEEDS) {
-        all.add(&sim::run(seed));
+        all.add(&lamppost_sim::run(seed));
     }
     println!("{all}");
     // What the simulation is for must have happened.
@@ -26,6 +25,6 @@ fn a_fleet_in_trouble_keeps_its_promises_and_settles() {
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    let once = format!("{:?}", sim::run(7));
-    assert_eq!(once, format!("{:?}", sim::run(7)));
+    let once = format!("{:?}", lamppost_sim::run(7));
+    assert_eq!(once, format!("{:?}", lamppost_sim::run(7)));
 }

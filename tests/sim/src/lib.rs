@@ -17,6 +17,7 @@ mod check;
 mod fleet;
 mod node;
 mod operator;
+pub mod rng;
 mod version;
 
 use std::collections::BTreeMap;

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use clap::Parser;
-use lamppost_tests::sim;
 
 /// Run the simulated fleet through many seeds; a failure names its seed
 #[derive(Debug, Parser)]
@@ -22,14 +21,14 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let end = args.first.saturating_add(args.seeds.get());
     let next = AtomicU64::new(args.first);
-    let all = Mutex::new(sim::Outcome::default());
+    let all = Mutex::new(lamppost_sim::Outcome::default());
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= end {
                 return;
             }
-            let outcome = sim::run(seed);
+            let outcome = lamppost_sim::run(seed);
             all.lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .add(&outcome);

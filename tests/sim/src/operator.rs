@@ -10,17 +10,17 @@ use lamppost_models::Timestamp;
 use lamppost_models::id::RolloutId;
 use lamppost_models::rollout::{Share, Tag};
 
-use super::centre;
-use super::node::Node;
-use super::version::Bundles;
+use crate::centre;
+use crate::node::Node;
+use crate::version::Bundles;
 use crate::rng::Rng;
 
-pub(super) fn anna() -> Actor {
+pub(crate) fn anna() -> Actor {
     "anna@depot".parse().expect("a name")
 }
 
 /// A random policy that can be.
-pub(super) fn policy(nodes: &[Node], rng: &mut Rng) -> Policy {
+pub(crate) fn policy(nodes: &[Node], rng: &mut Rng) -> Policy {
     let mut policy = Policy::canary();
     policy.name = "drawn".to_owned();
     let share = |hundredths: u64| {
@@ -75,7 +75,7 @@ pub(super) fn policy(nodes: &[Node], rng: &mut Rng) -> Policy {
 }
 
 /// What somebody wants now, if it can be planned.
-pub(super) fn step(
+pub(crate) fn step(
     state: &centre::State,
     target: &Target,
     nodes: &[Node],

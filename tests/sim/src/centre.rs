@@ -20,36 +20,36 @@ const NODES_MAX: usize = 10_000;
 
 /// The coordinator, whether it runs or not.
 #[derive(Debug, Default)]
-pub(super) struct Centre {
-    pub(super) store: Store,
-    pub(super) live: Option<State>,
+pub(crate) struct Centre {
+    pub(crate) store: Store,
+    pub(crate) live: Option<State>,
     /// What is retained on the update topics. With the embedded broker it is gone with the process and published again.
-    pub(super) retained: BTreeMap<Target, Release>,
+    pub(crate) retained: BTreeMap<Target, Release>,
 }
 
 /// What survives a crash. Each method that changes it is one commit.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Store {
+pub(crate) struct Store {
     /// In the order of their start.
     campaigns: Vec<Campaign>,
-    pub(super) rollouts: BTreeMap<(Target, Sequence), Rollout>,
+    pub(crate) rollouts: BTreeMap<(Target, Sequence), Rollout>,
     evidence: BTreeMap<RolloutId, (EvidenceHead, BTreeMap<NodePath, EvidenceRow>)>,
     entries: BTreeMap<NodePath, NodeEntry>,
-    pub(super) audit: Vec<Entry>,
-    pub(super) end: Head,
+    pub(crate) audit: Vec<Entry>,
+    pub(crate) end: Head,
 }
 
 /// What is in memory.
 #[derive(Debug)]
-pub(super) struct State {
-    pub(super) book: Book,
-    pub(super) campaigns: Campaigns,
-    pub(super) inventory: Inventory,
+pub(crate) struct State {
+    pub(crate) book: Book,
+    pub(crate) campaigns: Campaigns,
+    pub(crate) inventory: Inventory,
 }
 
 impl Store {
     /// What a coordinator comes to that starts now.
-    pub(super) fn restore(&self) -> State {
+    pub(crate) fn restore(&self) -> State {
         let mut book = Book::new();
         for rollout in self.rollouts.values() {
             book.apply(rollout.clone());
@@ -74,7 +74,7 @@ impl Store {
     }
 
     /// The campaigns, as they are persisted.
-    pub(super) fn campaigns(&self) -> &[Campaign] {
+    pub(crate) fn campaigns(&self) -> &[Campaign] {
         &self.campaigns
     }
 
@@ -123,7 +123,7 @@ impl Store {
 }
 
 impl State {
-    pub(super) fn around(&self, target: &Target, now: Timestamp) -> Around {
+    pub(crate) fn around(&self, target: &Target, now: Timestamp) -> Around {
         Around {
             terms: self.terms(target, now),
             stale_after: STALE_AFTER,
@@ -131,7 +131,7 @@ impl State {
         }
     }
 
-    pub(super) fn terms(&self, target: &Target, now: Timestamp) -> Terms {
+    pub(crate) fn terms(&self, target: &Target, now: Timestamp) -> Terms {
         Terms {
             now,
             lifetime: LIFETIME,
@@ -141,17 +141,17 @@ impl State {
 }
 
 impl Centre {
-    pub(super) fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         self.live = Some(self.store.restore());
     }
 
-    pub(super) fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         self.live = None;
         self.retained.clear();
     }
 
     /// What follows from a look at a campaign.
-    pub(super) fn look(&self, target: &Target, now: Timestamp) -> Option<Decision> {
+    pub(crate) fn look(&self, target: &Target, now: Timestamp) -> Option<Decision> {
         let state = self.live.as_ref()?;
         let around = state.around(target, now);
         state
@@ -159,13 +159,13 @@ impl Centre {
             .tick(&state.book, &state.inventory, target, &around)
     }
 
-    pub(super) fn persist(&mut self, step: &Step, now: Timestamp) {
+    pub(crate) fn persist(&mut self, step: &Step, now: Timestamp) {
         if let Some(state) = &self.live {
             self.store.commit_step(state, step, now);
         }
     }
 
-    pub(super) fn apply(&mut self, step: &Step) {
+    pub(crate) fn apply(&mut self, step: &Step) {
         if let Some(state) = &mut self.live {
             state.campaigns.apply(step);
             if let Some(rollout) = &step.rollout {
@@ -175,7 +175,7 @@ impl Centre {
     }
 
     /// Signs anew what expires soon.
-    pub(super) fn renew(&mut self, now: Timestamp) -> Vec<Target> {
+    pub(crate) fn renew(&mut self, now: Timestamp) -> Vec<Target> {
         let Some(state) = &mut self.live else {
             return Vec::new();
         };
@@ -189,13 +189,13 @@ impl Centre {
     }
 
     /// What is to be on an update topic.
-    pub(super) fn release(&mut self, target: &Target) -> Option<Release> {
+    pub(crate) fn release(&mut self, target: &Target) -> Option<Release> {
         let release = self.live.as_ref()?.book.current(target)?.release();
         self.retained.insert(target.clone(), release.clone());
         Some(release)
     }
 
-    pub(super) fn targets(&self) -> Vec<Target> {
+    pub(crate) fn targets(&self) -> Vec<Target> {
         let state = self.live.as_ref();
         state.map_or_else(Vec::new, |state| {
             let current = state.book.all_current();
@@ -203,7 +203,7 @@ impl Centre {
         })
     }
 
-    pub(super) fn on_status(&mut self, path: &NodePath, status: Status, now: Timestamp) {
+    pub(crate) fn on_status(&mut self, path: &NodePath, status: Status, now: Timestamp) {
         let Some(state) = &mut self.live else { return };
         if state.inventory.on_status(path, status, now).is_ok() {
             let entry = state.inventory.get(path).cloned();
@@ -212,7 +212,7 @@ impl Centre {
         }
     }
 
-    pub(super) fn on_report(
+    pub(crate) fn on_report(
         &mut self,
         path: &NodePath,
         report: Reported,

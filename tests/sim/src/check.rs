@@ -12,14 +12,14 @@ use lamppost_models::release::Sequence;
 use lamppost_models::rollout::{Cohort, Exposure};
 use lamppost_models::{Digest, Timestamp};
 
-use super::Outcome;
-use super::centre::{Centre, Store};
-use super::node::Node;
-use super::version::Bundles;
+use crate::Outcome;
+use crate::centre::{Centre, Store};
+use crate::node::Node;
+use crate::version::Bundles;
 
 /// What was seen so far.
 #[derive(Debug)]
-pub(super) struct Checks {
+pub(crate) struct Checks {
     nodes: Vec<Seen>,
     exposures: BTreeMap<RolloutId, Exposure>,
     /// Campaigns that somebody promoted, and not the gates.
@@ -40,7 +40,7 @@ struct Seen {
 type Found = Result<(), String>;
 
 impl Checks {
-    pub(super) fn new(nodes: usize) -> Self {
+    pub(crate) fn new(nodes: usize) -> Self {
         Self {
             nodes: vec![Seen::default(); nodes],
             exposures: BTreeMap::new(),
@@ -49,7 +49,7 @@ impl Checks {
     }
 
     /// A node's record after an effect, with what it was before.
-    pub(super) fn record(
+    pub(crate) fn record(
         &mut self,
         at: usize,
         node: &Node,
@@ -105,7 +105,7 @@ impl Checks {
     }
 
     /// A node after everything it wished is done or under way.
-    pub(super) fn node(&mut self, at: usize, node: &Node, _: &Store, _: &Bundles) -> Found {
+    pub(crate) fn node(&mut self, at: usize, node: &Node, _: &Store, _: &Bundles) -> Found {
         let Some(live) = &node.live else {
             return Ok(());
         };
@@ -137,7 +137,7 @@ impl Checks {
     }
 
     /// A step of the coordinator, once it is persisted.
-    pub(super) fn step(&mut self, step: &Step, store: &Store, bundles: &Bundles) -> Found {
+    pub(crate) fn step(&mut self, step: &Step, store: &Store, bundles: &Bundles) -> Found {
         audit::verify(&store.audit, store.end).map_err(|broken| broken.to_string())?;
         if let Some(candidate) = step.rollout.as_ref().and_then(|rollout| rollout.candidate.as_ref()) {
             let known = self.exposures.entry(candidate.rollout).or_default();
@@ -159,7 +159,7 @@ impl Checks {
                 quality.inconclusive == Inconclusive::Hold
                     && quality.unlabelled == Unlabelled::Hold
             });
-            let must_not = nature.never_live() || nature == super::Nature::Worse && shown;
+            let must_not = nature.never_live() || nature == crate::Nature::Worse && shown;
             if must_not && !self.by_hand.contains(&campaign.id) {
                 return Err(format!("the gates let {nature:?} through: {}", step.note.words));
             }
@@ -168,12 +168,12 @@ impl Checks {
     }
 
     /// A coordinator that starts now comes to the state of the one that runs.
-    pub(super) fn restart(&self, centre: &Centre) -> Found {
+    pub(crate) fn restart(&self, centre: &Centre) -> Found {
         let Some(state) = &centre.live else {
             return Ok(());
         };
         let restored = centre.store.restore();
-        let shown = |state: &super::centre::State| format!("{:#?}{:#?}", state.book, state.campaigns);
+        let shown = |state: &crate::centre::State| format!("{:#?}{:#?}", state.book, state.campaigns);
         let (now, then) = (shown(state), shown(&restored));
         if now == then {
             return Ok(());
@@ -183,7 +183,7 @@ impl Checks {
     }
 
     /// A node that had peace for long.
-    pub(super) fn settled(
+    pub(crate) fn settled(
         &self,
         node: &Node,
         store: &Store,
@@ -224,7 +224,7 @@ impl Checks {
     }
 
     /// The fleet after a long peace.
-    pub(super) fn all_settled(&self, centre: &Centre, target: &Target) -> Found {
+    pub(crate) fn all_settled(&self, centre: &Centre, target: &Target) -> Found {
         let campaigns = centre.store.campaigns();
         let last = campaigns.iter().rfind(|campaign| campaign.target == *target);
         let Some(campaign) = last else {
@@ -253,7 +253,7 @@ impl Checks {
         Ok(())
     }
 
-    pub(super) fn count(&self, bundles: &Bundles, outcome: &mut Outcome) {
+    pub(crate) fn count(&self, bundles: &Bundles, outcome: &mut Outcome) {
         for seen in &self.nodes {
             for (_, digest) in &seen.promoted {
                 let nature = bundles.nature(digest);

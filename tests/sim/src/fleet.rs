@@ -8,11 +8,11 @@ use lamppost_coordinator_core::rollout::Target;
 use lamppost_coordinator_core::rollout::campaign::Step;
 use lamppost_models::{Release, Reported, Status, Timestamp};
 
-use super::centre::Centre;
-use super::check::Checks;
-use super::node::{Follow, Luck, Node};
-use super::version::Bundles;
-use super::{Outcome, operator};
+use crate::centre::Centre;
+use crate::check::Checks;
+use crate::node::{Follow, Luck, Node};
+use crate::version::Bundles;
+use crate::{Outcome, operator};
 use crate::rng::Rng;
 
 const SECOND: u64 = 1_000;
@@ -382,7 +382,7 @@ impl Fleet {
     fn checked(
         &mut self,
         at: usize,
-        check: impl FnOnce(&mut Checks, &Node, &super::centre::Store, &Bundles) -> Result<(), String>,
+        check: impl FnOnce(&mut Checks, &Node, &crate::centre::Store, &Bundles) -> Result<(), String>,
     ) {
         let found = check(
             &mut self.checks,
