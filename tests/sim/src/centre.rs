@@ -14,8 +14,8 @@ use lamppost_models::{NodePath, Release, Reported, Status, Timestamp};
 
 /// How long a release is valid.
 const LIFETIME: Duration = Duration::from_hours(30 * 24);
-/// How long a node may be silent.
-const STALE_AFTER: Duration = Duration::from_mins(5);
+/// How long a node may be silent: twice as long as a report takes at most.
+const STALE_AFTER: Duration = Duration::from_hours(3);
 const NODES_MAX: usize = 10_000;
 
 /// The coordinator, whether it runs or not.
@@ -123,7 +123,13 @@ impl Store {
 }
 
 impl State {
-    pub(crate) fn around(&self, target: &Target, now: Timestamp) -> Around {
+    pub(crate) fn decide(&self, target: &Target, now: Timestamp) -> Option<Decision> {
+        let around = self.around(target, now);
+        self.campaigns
+            .tick(&self.book, &self.inventory, target, &around)
+    }
+
+    fn around(&self, target: &Target, now: Timestamp) -> Around {
         Around {
             terms: self.terms(target, now),
             stale_after: STALE_AFTER,
@@ -152,11 +158,7 @@ impl Centre {
 
     /// What follows from a look at a campaign.
     pub(crate) fn look(&self, target: &Target, now: Timestamp) -> Option<Decision> {
-        let state = self.live.as_ref()?;
-        let around = state.around(target, now);
-        state
-            .campaigns
-            .tick(&state.book, &state.inventory, target, &around)
+        self.live.as_ref()?.decide(target, now)
     }
 
     pub(crate) fn persist(&mut self, step: &Step, now: Timestamp) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lamppost_agent_core::slot::SlotRecord;
-use lamppost_coordinator_core::rollout::campaign::{Ending, State, Step};
+use lamppost_coordinator_core::rollout::campaign::{self, Ending, Step};
 use lamppost_coordinator_core::rollout::policy::{Inconclusive, Unlabelled};
 use lamppost_coordinator_core::rollout::{Target, audit};
 use lamppost_models::id::RolloutId;
@@ -13,7 +13,7 @@ use lamppost_models::rollout::{Cohort, Exposure};
 use lamppost_models::{Digest, Timestamp};
 
 use crate::Outcome;
-use crate::centre::{Centre, Store};
+use crate::centre::{Centre, State, Store};
 use crate::node::Node;
 use crate::version::Bundles;
 
@@ -149,7 +149,7 @@ impl Checks {
         let Some(campaign) = &step.campaign else {
             return Ok(());
         };
-        if let State::Promoted { by, .. } = &campaign.state {
+        if let campaign::State::Promoted { by, .. } = &campaign.state {
             if by.as_str() != "coordinator" {
                 self.by_hand.insert(campaign.id);
             }
@@ -167,18 +167,23 @@ impl Checks {
         Ok(())
     }
 
-    /// A coordinator that starts now comes to the state of the one that runs.
-    pub(crate) fn restart(&self, centre: &Centre) -> Found {
+    /// A coordinator that starts now comes to the state of the one that runs, and to the same decision.
+    pub(crate) fn restart(&self, centre: &Centre, target: &Target, now: Timestamp) -> Found {
         let Some(state) = &centre.live else {
             return Ok(());
         };
         let restored = centre.store.restore();
-        let shown = |state: &crate::centre::State| format!("{:#?}{:#?}", state.book, state.campaigns);
+        let shown = |state: &State| {
+            let campaigns: Vec<_> = state.campaigns.all().collect();
+            let decision = state.decide(target, now);
+            format!("{:#?}{campaigns:#?}{decision:#?}", state.book)
+        };
         let (now, then) = (shown(state), shown(&restored));
         if now == then {
             return Ok(());
         }
-        let differs = now.lines().zip(then.lines()).find(|(one, other)| one != other);
+        let mut pairs = now.lines().zip(then.lines());
+        let differs = pairs.find(|(one, other)| one != other);
         Err(format!("a restart comes to another state: {differs:?}"))
     }
 
@@ -232,7 +237,7 @@ impl Checks {
         };
         let reverted = matches!(
             campaign.state,
-            State::Aborted {
+            campaign::State::Aborted {
                 how: Ending::Reverted,
                 ..
             }

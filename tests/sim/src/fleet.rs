@@ -474,7 +474,7 @@ impl Fleet {
             return;
         }
         self.centre.apply(&step);
-        if let Err(broken) = self.checks.restart(&self.centre) {
+        if let Err(broken) = self.checks.restart(&self.centre, &self.target, now) {
             self.fail(&broken);
         }
         if self.centre_dies() {

@@ -66,7 +66,10 @@ pub(crate) fn policy(nodes: &[Node], rng: &mut Rng) -> Policy {
     policy.gate.crashes_max = rng.chance(50).then(|| 1 + u32::try_from(rng.below(3)).unwrap_or(0));
     policy.gate.on_fail = [OnFail::AbortRevert, OnFail::AbortRevert, OnFail::AbortKeep, OnFail::Hold][rng.index(0, 3)];
     policy.gate.quality = rng.chance(80).then(|| Quality {
-        kind: [QualityKind::Shadow, QualityKind::Cohorts, QualityKind::Both][rng.index(0, 2)],
+        kind: match policy.control {
+            Share::NONE => QualityKind::Shadow,
+            _ => [QualityKind::Shadow, QualityKind::Cohorts, QualityKind::Both][rng.index(0, 2)],
+        },
         inconclusive: [Inconclusive::Hold, Inconclusive::Advance][rng.index(0, 1)],
         unlabelled: [Unlabelled::Hold, Unlabelled::Skip][rng.index(0, 1)],
         ..Quality::default()
@@ -102,7 +105,7 @@ pub(crate) fn step(
         };
         return match state.campaigns.plan_start(book, start.clone(), terms) {
             Ok(step) => Some(step),
-            Err(refusal) => panic!("a rollout that can be is refused: {refusal}; {:?}", start.policy),
+            Err(refusal) => panic!("a rollout that can be is refused: {refusal}\n{:?}", start.policy),
         };
     };
     let action = match (&campaign.state, rng.below(20)) {
