@@ -166,7 +166,11 @@ impl World {
     }
 
     /// A node reports its row, changed by `change`.
-    pub(in crate::rollout) fn report(&mut self, node: usize, change: impl FnOnce(&mut ReportedModel)) {
+    pub(in crate::rollout) fn report(
+        &mut self,
+        node: usize,
+        change: impl FnOnce(&mut ReportedModel),
+    ) {
         let mut row = self.row(node);
         change(&mut row);
         self.reports += 1;
@@ -234,9 +238,9 @@ impl World {
 
     pub(in crate::rollout) fn act(&mut self, action: &Action) -> Result<(), Refusal> {
         let terms = self.around().terms;
-        let step =
-            self.campaigns
-                .plan_action(&self.book, &target(), action, &anna(), terms)?;
+        let step = self
+            .campaigns
+            .plan_action(&self.book, &target(), action, &anna(), terms)?;
         self.commit(&step);
         Ok(())
     }

@@ -31,7 +31,10 @@ struct Losses {
 
 impl Losses {
     fn new(seed: u64) -> Self {
-        let csv = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/i94-replay.csv");
+        let csv = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/data/i94-replay.csv"
+        );
         let text = std::fs::read_to_string(csv).unwrap();
         let volumes: Vec<f64> = text
             .lines()
@@ -93,7 +96,9 @@ impl Losses {
         let mut means = vec![0.0; LABELS / block];
         for _ in 0..nodes {
             let (candidate, active) = self.of_node(source, factor);
-            let blocks = candidate.chunks_exact(block).zip(active.chunks_exact(block));
+            let blocks = candidate
+                .chunks_exact(block)
+                .zip(active.chunks_exact(block));
             for (mean, (candidate, active)) in means.iter_mut().zip(blocks) {
                 let sums = Sums {
                     labels: block as u64,
@@ -219,14 +224,20 @@ fn figures() {
     for source in [Source::White, Source::Autoregressive, Source::Real] {
         for (nodes, block) in [(1, 24), (1, 48), (3, 48), (20, 48)] {
             let (worse, good, _) = shares(RUNS, || losses.rounds(source, RATIO, nodes, block));
-            let (ten, _, labels) = shares(RUNS / 5, || losses.rounds(source, 1.1 * RATIO, nodes, block));
+            let (ten, _, labels) = shares(RUNS / 5, || {
+                losses.rounds(source, 1.1 * RATIO, nodes, block)
+            });
             let labels = labels.map(|rounds| rounds * block);
-            println!("rounds {source:?} nodes {nodes} block {block}: worse {worse:.3} good {good:.3}; 10 % over: {ten:.2} after {labels:?}");
+            println!(
+                "rounds {source:?} nodes {nodes} block {block}: worse {worse:.3} good {good:.3}; 10 % over: {ten:.2} after {labels:?}"
+            );
         }
         for nodes in [20, 100, 400] {
             let (worse, good, _) = shares(RUNS, || losses.nodes(source, RATIO, nodes, 20));
             let (ten, _, votes) = shares(RUNS / 5, || losses.nodes(source, 1.1 * RATIO, nodes, 20));
-            println!("nodes {source:?} {nodes}: worse {worse:.3} good {good:.3}; 10 % over: {ten:.2} after {votes:?} nodes");
+            println!(
+                "nodes {source:?} {nodes}: worse {worse:.3} good {good:.3}; 10 % over: {ten:.2} after {votes:?} nodes"
+            );
         }
     }
 }
