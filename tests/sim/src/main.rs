@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use clap::Parser;
+use lamppost_sim::Outcome;
 
 /// Run the simulated fleet through many seeds; a failure names its seed
 #[derive(Debug, Parser)]
@@ -21,34 +22,31 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let end = args.first.saturating_add(args.seeds.get());
     let next = AtomicU64::new(args.first);
-    let all = Mutex::new(lamppost_sim::Outcome::default());
+    let results = Mutex::new((Outcome::default(), Vec::new()));
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= end {
                 return;
             }
-            let outcome = lamppost_sim::run(seed);
-            all.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .add(&outcome);
+            // The panic's message has been printed by then.
+            let outcome = std::panic::catch_unwind(|| lamppost_sim::run(seed));
+            let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+            match outcome {
+                Ok(outcome) => results.0.add(&outcome),
+                Err(_) => results.1.push(seed),
+            }
         }
     };
     let threads = std::thread::available_parallelism()?.get();
-    let failed = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().is_err())
-            .filter(|failed| *failed)
-            .count()
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
     });
-    println!(
-        "{} seeds from {}\n{}",
-        args.seeds,
-        args.first,
-        all.lock().unwrap_or_else(PoisonError::into_inner)
-    );
-    anyhow::ensure!(failed == 0, "a seed failed: its trace stands above");
+    let (outcome, mut failed) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!("{} seeds from {}\n{outcome}", args.seeds, args.first);
+    failed.sort_unstable();
+    anyhow::ensure!(failed.is_empty(), "seeds that failed, each with its trace above: {failed:?}");
     Ok(())
 }

@@ -61,7 +61,7 @@ pub(crate) fn policy(nodes: &[Node], rng: &mut Rng) -> Policy {
         let hours = ["daily 01:00-05:00", "Mon-Fri 22:00-06:00", "Sat,Sun 00:00-24:00"];
         policy.hours = hours[rng.index(0, 2)].parse().ok();
     }
-    policy.deadline = Span::from_hours(2 + rng.below(48));
+    policy.deadline = Span::from_hours(3 + rng.below(48));
     policy.gate.failed_share_max = Some(share(rng.below(3_000)));
     policy.gate.crashes_max = rng.chance(50).then(|| 1 + u32::try_from(rng.below(3)).unwrap_or(0));
     policy.gate.on_fail = [OnFail::AbortRevert, OnFail::AbortRevert, OnFail::AbortKeep, OnFail::Hold][rng.index(0, 3)];
