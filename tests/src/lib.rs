@@ -22,10 +22,11 @@ pub mod fleet;
 pub mod link;
 pub mod mqtt;
 pub mod replay;
-pub mod rng;
 pub mod seen;
 pub mod stand_in;
 pub mod torture;
 pub mod wait;
 pub mod world;
 pub mod zoo;
+
+pub use lamppost_sim::rng;

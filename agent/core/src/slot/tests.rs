@@ -1,6 +1,14 @@
 use lamppost_models::V1;
+use lamppost_models::message::{ActiveSlot, TrialState};
+use lamppost_models::release::{Release, Sequence};
+
+use crate::trial::Preflight;
+use std::time::Duration;
 
 use super::*;
+
+mod records;
+mod trials;
 
 const NOW: Timestamp = Timestamp::EPOCH;
 
@@ -44,7 +52,13 @@ pub(super) fn release(group: &GroupId, sequence: u64, number: u64) -> Release {
 pub(super) fn setup(factory: Option<u64>) -> SlotSetup {
     SlotSetup {
         model: model(),
+        path: NodePath {
+            site: "harbour".parse().unwrap(),
+            node: "gw-1".parse().unwrap(),
+        },
         groups: vec![group("canary"), group("all")],
+        tags: Tags::new(),
+        zone: Zone::utc(),
         factory: factory.map(bundle),
         agent: "0.1.0".to_owned(),
         backoff: Backoff::new(1),
@@ -56,6 +70,7 @@ pub(super) fn setup(factory: Option<u64>) -> SlotSetup {
 struct Bench {
     machine: SlotMachine,
     saved: Option<SlotRecord>,
+    now: Timestamp,
 }
 
 impl Bench {
@@ -63,11 +78,12 @@ impl Bench {
         Self {
             machine: SlotMachine::start(setup(factory), None, NOW),
             saved: None,
+            now: NOW,
         }
     }
 
     fn restart(&mut self, factory: Option<u64>) {
-        self.machine = SlotMachine::start(setup(factory), self.saved.clone(), NOW);
+        self.machine = SlotMachine::start(setup(factory), self.saved.clone(), self.now);
     }
 
     /// Saves what is to be saved, and names what else is to be done.
@@ -77,7 +93,7 @@ impl Bench {
             effects.push(match effect {
                 Effect::Save(record) => {
                     self.saved = Some(record);
-                    self.machine.handle(Input::Saved, NOW);
+                    self.machine.handle(Input::Saved, self.now);
                     "save".to_owned()
                 }
                 Effect::Fetch(bundle) => format!("fetch {}", bundle.version),
@@ -90,6 +106,10 @@ impl Bench {
                 Effect::Deactivate => "deactivate".to_owned(),
                 Effect::Sweep => continue,
                 Effect::RetryAfter(_) => "retry".to_owned(),
+                Effect::Shadow { bundle, .. } => format!("shadow {}", bundle.version),
+                Effect::StopShadow(_) => "stop shadow".to_owned(),
+                Effect::Watch(_) => "watch".to_owned(),
+                Effect::StopWatch(_) => "stop watch".to_owned(),
             });
         }
         effects
@@ -102,17 +122,31 @@ impl Bench {
 
     fn release(&mut self, name: &str, sequence: u64, number: u64) -> Result<Taken, ReleaseRefusal> {
         let group = group(name);
+        let mut release = release(&group, sequence, number);
+        release.expires_at = self.now.offset_ms(1000);
+        self.take(&release)
+    }
+
+    fn take(&mut self, release: &Release) -> Result<Taken, ReleaseRefusal> {
+        let group = release.group.clone();
         self.machine
-            .release(&group, &model(), &release(&group, sequence, number), NOW)
+            .release(&group, &model(), release, &[], self.now)
     }
 
     fn input(&mut self, input: Input) {
-        self.machine.handle(input, NOW);
+        self.machine.handle(input, self.now);
+    }
+
+    /// The longest time between two tries passes.
+    fn retry(&mut self) {
+        self.now = self.now.after(Backoff::new(1).max);
+        self.input(Input::Retry);
     }
 
     fn fetched(&mut self, number: u64) {
         self.input(Input::Fetched {
             digest: digest(number),
+            fetched_bytes: 1000 + number,
         });
     }
 
@@ -130,6 +164,10 @@ impl Bench {
             digest: digest(number),
             outcome,
         });
+    }
+
+    fn passed(&mut self, number: u64) {
+        self.checked(number, CheckOutcome::Passed(Preflight::default()));
     }
 
     fn refused(&mut self, number: u64, verdict: Verdict) {
@@ -171,11 +209,16 @@ impl Bench {
     }
 
     #[track_caller]
-    fn fetched_to_running(&mut self, number: u64) {
+    fn fetched_to_check(&mut self, number: u64) {
         self.expect(&["save", &format!("fetch 1.{number}.0")]);
         self.fetched(number);
         self.expect(&[&format!("check 1.{number}.0")]);
-        self.checked(number, CheckOutcome::Passed);
+    }
+
+    #[track_caller]
+    fn fetched_to_running(&mut self, number: u64) {
+        self.fetched_to_check(number);
+        self.passed(number);
         self.expect(&["save", &format!("activate 1.{number}.0")]);
         self.activated(number);
         self.expect(&[]);
@@ -227,7 +270,7 @@ fn a_release_is_fetched_checked_and_activated_in_this_order() {
     bench.fetched(1);
     bench.expect(&["check 1.1.0"]);
     assert_eq!(bench.shown(), "1.1.0 checking < - < -");
-    bench.checked(1, CheckOutcome::Passed);
+    bench.passed(1);
     bench.expect(&["save", "activate 1.1.0"]);
     bench.activated(1);
     bench.worked(1);
@@ -249,16 +292,16 @@ fn nothing_takes_effect_before_it_is_saved() {
     assert_eq!(bench.shown(), "- < - < -");
     bench.input(Input::SaveFailed);
     bench.expect(&["retry"]);
-    bench.input(Input::Retry);
+    bench.retry();
     bench.expect(&["save", "fetch 1.1.0"]);
     bench.fetched(1);
     bench.expect(&["check 1.1.0"]);
-    bench.checked(1, CheckOutcome::Passed);
+    bench.passed(1);
     assert!(matches!(bench.machine.next_effect(), Some(Effect::Save(_))));
     bench.input(Input::SaveFailed);
     bench.expect(&["retry"]);
     assert_eq!(bench.shown(), "1.1.0 checking < - < -");
-    bench.input(Input::Retry);
+    bench.retry();
     bench.expect(&["save", "activate 1.1.0"]);
 }
 
@@ -278,19 +321,19 @@ fn releases_that_must_not_be_taken_in_are_refused() {
         kind(
             bench
                 .machine
-                .release(&group("canary"), &model(), &newer, NOW)
+                .release(&group("canary"), &model(), &newer, &[], NOW)
         ),
         "wrong-topic"
     );
     assert_eq!(
-        kind(bench.machine.release(&all, &other, &newer, NOW)),
+        kind(bench.machine.release(&all, &other, &newer, &[], NOW)),
         "wrong-topic"
     );
     assert_eq!(
         kind(
             bench
                 .machine
-                .release(&all, &model(), &newer, newer.expires_at)
+                .release(&all, &model(), &newer, &[], newer.expires_at)
         ),
         "expired"
     );
@@ -298,14 +341,14 @@ fn releases_that_must_not_be_taken_in_are_refused() {
     assert_eq!(
         bench
             .machine
-            .release(&all, &model(), &known, known.expires_at),
+            .release(&all, &model(), &known, &[], known.expires_at),
         Ok(Taken::Known)
     );
     let mut renewed = release(&all, 5, 1);
     renewed.issued_at = NOW.offset_ms(500);
     renewed.expires_at = NOW.offset_ms(9000);
     assert_eq!(
-        bench.machine.release(&all, &model(), &renewed, NOW),
+        bench.machine.release(&all, &model(), &renewed, &[], NOW),
         Ok(Taken::Known),
         "signed anew before it expires"
     );
@@ -341,7 +384,7 @@ fn a_bundle_that_fails_its_check_is_not_tried_again_and_the_active_one_stays() {
     bench.expect(&["save"]);
     assert_eq!(bench.shown(), "1.2.0 GoldenMismatch < 1.1.0 < -");
     assert_eq!(bench.machine.keeps(), [digest(1)]);
-    bench.input(Input::Retry);
+    bench.retry();
     bench.release("all", 3, 2).unwrap();
     bench.expect(&["save"]);
     bench.restart(None);
@@ -388,7 +431,7 @@ fn an_artifact_that_cannot_be_had_is_tried_again_and_again() {
             panic!("no retry")
         };
         delays.push(delay);
-        bench.input(Input::Retry);
+        bench.retry();
         bench.expect(&["fetch 1.1.0"]);
     }
     assert!(
@@ -404,7 +447,7 @@ fn an_artifact_that_cannot_be_had_is_tried_again_and_again() {
     bench.expect(&["retry"]);
     assert_eq!(bench.release("all", 1, 1), Ok(Taken::Known));
     bench.expect(&["fetch 1.1.0"]);
-    bench.input(Input::Retry);
+    bench.retry();
     bench.expect(&[]);
 }
 
@@ -421,7 +464,7 @@ fn what_came_altered_is_fetched_again_and_not_held_against_the_bundle() {
     });
     bench.expect(&["retry"]);
     assert_eq!(bench.shown(), "1.1.0 DigestMismatch < - < -");
-    bench.input(Input::Retry);
+    bench.retry();
     bench.expect(&["fetch 1.1.0"]);
     bench.fetched(1);
     bench.expect(&["check 1.1.0"]);
@@ -431,7 +474,7 @@ fn what_came_altered_is_fetched_again_and_not_held_against_the_bundle() {
             detail: "no memory for a process".to_owned(),
         },
     );
-    bench.expect(&["retry"]);
+    bench.expect(&["save", "retry"]);
     assert_eq!(bench.shown(), "1.1.0 Unavailable < - < -");
 }
 
@@ -446,9 +489,9 @@ fn a_newer_release_takes_the_place_of_one_under_way() {
     bench.expect(&[]);
     bench.fetched(2);
     bench.expect(&["check 1.2.0"]);
-    bench.checked(1, CheckOutcome::Passed);
+    bench.passed(1);
     bench.expect(&[]);
-    bench.checked(2, CheckOutcome::Passed);
+    bench.passed(2);
     bench.expect(&["save", "activate 1.2.0"]);
 }
 
@@ -494,8 +537,15 @@ fn what_is_kept_to_roll_back_to_is_the_last_that_worked() {
     bench.bring_up(1, 1);
     bench.release("all", 2, 2).unwrap();
     bench.fetched_to_running(2);
+    // Nothing has come for it yet, and nobody wants it any more.
     bench.release("all", 3, 3).unwrap();
-    bench.fetched_to_running(3);
+    bench.expect(&["save", "activate 1.1.0", "fetch 1.3.0"]);
+    bench.activated(1);
+    bench.fetched(3);
+    bench.expect(&["check 1.3.0"]);
+    bench.passed(3);
+    bench.expect(&["save", "activate 1.3.0"]);
+    bench.activated(3);
     assert_eq!(bench.shown(), "- < 1.3.0 < 1.1.0");
     (0..3).for_each(|_| bench.failed(3));
     bench.expect(&["save", "deactivate", "activate 1.1.0"]);
@@ -526,7 +576,7 @@ fn a_damaged_file_falls_back_and_is_fetched_again() {
     assert_eq!(bench.shown(), "1.2.0 fetching 0/1002 < 1.9.0 < -");
     bench.fetched(2);
     bench.expect(&["check 1.2.0"]);
-    bench.checked(2, CheckOutcome::Passed);
+    bench.passed(2);
     bench.expect(&["save", "activate 1.2.0"]);
     bench.activated(2);
     assert_eq!(bench.shown(), "- < 1.2.0 < 1.9.0");
@@ -548,7 +598,7 @@ fn a_disk_that_cannot_be_written_does_not_keep_the_version_before_from_running()
     bench.input(Input::SaveFailed);
     bench.expect(&["activate 1.1.0", "retry"]);
     bench.activated(1);
-    bench.input(Input::Retry);
+    bench.retry();
     bench.expect(&["save"]);
     assert_eq!(bench.shown(), "1.2.0 Unusable < 1.1.0 < -");
 }
@@ -577,7 +627,7 @@ fn the_factory_bundle_runs_until_a_release_comes_and_may_change() {
     bench.worked(8);
     bench.expect(&["save"]);
     bench.restart(Some(9));
-    bench.expect(&["save", "activate 1.8.0", "activate 1.9.0"]);
+    bench.expect(&["save", "activate 1.9.0"]);
     bench.activated(9);
     assert_eq!(bench.shown(), "- < 1.9.0 < 1.8.0");
     bench.bring_up(1, 1);
@@ -605,8 +655,14 @@ fn an_operator_can_go_back_to_the_version_before() {
     bench.bring_up(1, 1);
     bench.bring_up(2, 2);
     bench.release("all", 3, 1).unwrap();
-    bench.fetched_to_running(1);
+    bench.expect(&["save", "activate 1.1.0"]);
+    bench.activated(1);
     assert_eq!(bench.shown(), "- < 1.1.0 < 1.2.0");
+    // And forth, since it had passed.
+    bench.release("all", 4, 2).unwrap();
+    bench.expect(&["save", "activate 1.2.0"]);
+    bench.activated(2);
+    assert_eq!(bench.shown(), "- < 1.2.0 < 1.1.0");
 }
 
 #[test]
@@ -615,39 +671,55 @@ fn a_bundle_too_large_for_any_node_is_not_fetched() {
     let all = group("all");
     let mut huge = release(&all, 1, 1);
     huge.stable.bytes = u64::MAX;
-    bench.machine.release(&all, &model(), &huge, NOW).unwrap();
+    bench
+        .machine
+        .release(&all, &model(), &huge, &[], NOW)
+        .unwrap();
     bench.expect(&["save"]);
     assert_eq!(bench.shown(), "1.1.0 Unusable < - < -");
 }
 
 #[test]
-fn a_record_reads_back_and_its_lists_are_bounded() {
+fn a_release_whose_keys_are_revoked_is_forgotten_with_its_number() {
     let mut bench = Bench::new(None);
-    bench.bring_up(1, 1);
-    let mut record = bench.saved.clone().unwrap();
-    for number in 0..100 {
-        let detail = "x".repeat(DETAIL_CHARS_MAX);
-        let agent = "0.1.0".to_owned();
-        record.put_in_quarantine(Quarantined {
-            digest: digest(number),
-            verdict: Verdict::Unusable,
-            detail,
-            at: NOW,
-            agent,
-        });
-        record.remember(
-            &release(&group(&format!("g{number}")), number, 1),
-            &[group("all")],
-        );
-    }
+    bench.bring_up(5, 1);
+    let all = group("all");
+    let by = |bench: &mut Bench, sequence, number, keys: &[&str]| {
+        let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+        let release = release(&all, sequence, number);
+        bench.machine.release(&all, &model(), &release, &keys, NOW)
+    };
+    let trust = |bench: &mut Bench, keys: &[&str], threshold| {
+        let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+        bench.machine.trust_changed(&keys, threshold);
+    };
+    // A record of before does not know its keys, and is not forgotten.
+    trust(&mut bench, &["b"], 1);
+    bench.expect(&[]);
+    // Whoever stole key a and b uses up the numbers.
+    by(&mut bench, u64::MAX, 2, &["a", "b"]).unwrap();
+    bench.expect(&["save", "fetch 1.2.0"]);
+    trust(&mut bench, &["a", "b", "c"], 2);
+    bench.expect(&[]);
     assert_eq!(
-        (record.quarantine.len(), record.releases.len()),
-        (QUARANTINE_MAX, GROUPS_MAX)
+        by(&mut bench, 6, 3, &["b", "c"]).unwrap_err().kind(),
+        "stale"
     );
-    assert!(
-        record.releases.contains_key(&group("all")),
-        "the node's own groups stay"
+    // Its bundle is not wanted any more, and what runs goes on, over a restart too.
+    trust(&mut bench, &["b", "c"], 2);
+    bench.expect(&["save", "cancel 1.2.0"]);
+    assert_eq!(bench.shown(), "- < 1.1.0 < -");
+    bench.restart(None);
+    bench.expect(&["activate 1.1.0"]);
+    bench.activated(1);
+    assert_eq!(by(&mut bench, 6, 3, &["b", "c"]), Ok(Taken::New));
+    bench.fetched_to_running(3);
+    // Signed anew by others, it is theirs.
+    assert_eq!(by(&mut bench, 6, 3, &["c", "d"]), Ok(Taken::Known));
+    trust(&mut bench, &["c", "d"], 2);
+    bench.expect(&["save"]);
+    assert_eq!(
+        by(&mut bench, 5, 1, &["c", "d"]).unwrap_err().kind(),
+        "stale"
     );
-    let json = serde_json::to_vec(&record).unwrap();
-    assert_eq!(serde_json::from_slice::<SlotRecord>(&json).unwrap(), record);
 }

@@ -72,6 +72,9 @@ impl Campaigns {
         let mut all = self.of_target.values_mut().flatten();
         if let Some(kept) = all.find(|kept| kept.campaign.id == id) {
             kept.evidence = Evidence::restored(head, rows);
+            if kept.campaign.state.stage().is_none() {
+                kept.evidence.forget_nodes();
+            }
         }
     }
 
