@@ -9,6 +9,7 @@
 //! - [`reading`]: what a sensor said, the input of every model;
 //! - [`message`]: what travels on the topics as JSON: predictions, batches, acknowledgements, status, reports;
 //! - [`ledger`]: what a node tells of its records by number, so that none is lost in silence;
+//! - [`key`] and [`seal`]: who may sign, and signatures over exact bytes;
 //! - [`release`]: which version of a model a group runs, in a signed envelope;
 //! - [`rollout`]: for which of its nodes a candidate is meant, and what each of them checks;
 //! - [`trial`]: what a node found;
@@ -20,12 +21,14 @@
 pub mod bundle;
 pub mod digest;
 pub mod id;
+pub mod key;
 pub mod ledger;
 pub mod manifest;
 pub mod message;
 pub mod reading;
 pub mod release;
 pub mod rollout;
+pub mod seal;
 pub mod time;
 pub mod topic;
 pub mod trial;

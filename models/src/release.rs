@@ -1,23 +1,22 @@
 //! Which version of a model a group runs, in a signed envelope.
 //!
 //! A release is level-triggered: it says what should be, not what changed, so that a node which connects late or misses
-//! ten of them reads the retained one and knows all. The signature is Ed25519 (RFC 8032) over a prefix of this format
+//! ten of them reads the retained one and knows all. The signatures are Ed25519 (RFC 8032) over a prefix of this format
 //! and the exact bytes of the release, which the envelope carries as they were signed.
 
 use std::fmt;
-use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use semver::Version;
-use serde::de::{Deserializer, Error as _};
-use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::id::{GroupId, ModelName};
+pub use crate::key::{ParseKeyError, PublicKey, SecretKey as ReleaseKey};
+use crate::key::{Role, RoleError};
 use crate::rollout::{Candidate, Cohort, Hours, TrialTerms, Who};
+use crate::seal::{self, SealError, Signature};
 use crate::time::Timestamp;
 use crate::version::V1;
 
@@ -84,31 +83,29 @@ pub struct BundleRef {
     pub bytes: u64,
 }
 
-/// A release with its signature.
+/// A release with its signatures.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {
     /// Format version.
     pub v: V1,
-    /// Id of the key that signed.
+    /// Id of the first key that signed.
     pub key: String,
-    /// The signature, base64.
+    /// Its signature, base64.
     pub signature: String,
+    /// Signatures of further keys. A node of before looks at the first alone, which it then must trust.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signatures: Vec<Signature>,
     /// The release as it was signed: its JSON in base64.
     pub payload: String,
 }
 
-/// The secret half of a key pair that signs releases.
-pub struct ReleaseKey(SigningKey);
-
-/// The public half; `ed25519:` and the 32 bytes in base64 as text.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct PublicKey(VerifyingKey);
-
-/// Why a string is no public key.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("key {value:?} is not ed25519: and 32 bytes in base64")]
-pub struct ParseKeyError {
-    value: String,
+/// A release whose signatures were verified.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verified {
+    /// The release.
+    pub release: Release,
+    /// Ids of the trusted keys that signed it.
+    pub signers: Vec<String>,
 }
 
 /// Why an envelope is refused.
@@ -141,6 +138,26 @@ pub enum EnvelopeError {
         /// The key's id.
         key: String,
     },
+    /// More signatures than anybody needs.
+    #[error(
+        "release has {count} signatures, the limit is {}",
+        seal::SIGNATURES_MAX
+    )]
+    Signatures {
+        /// How many.
+        count: usize,
+    },
+    /// Not enough trusted keys signed.
+    #[error("release is signed by {signers} of the trusted keys, {threshold} must sign it")]
+    TooFew {
+        /// How many did.
+        signers: usize,
+        /// How many must.
+        threshold: usize,
+    },
+    /// The keys that are said to be trusted make no role.
+    #[error("the trusted keys are none")]
+    Role(#[from] RoleError),
     /// The signed bytes are no release.
     #[error("signed release does not parse")]
     Release(#[source] serde_json::Error),
@@ -158,120 +175,75 @@ impl Release {
 }
 
 impl ReleaseKey {
-    /// Makes the key pair of 32 secret random bytes.
-    pub fn from_seed(seed: &[u8; 32]) -> Self {
-        Self(SigningKey::from_bytes(seed))
-    }
-
-    /// The public half.
-    pub fn public(&self) -> PublicKey {
-        PublicKey(self.0.verifying_key())
-    }
-
-    /// Signs a release.
+    /// Signs a release with this key alone.
     ///
     /// # Errors
     /// When the release cannot be written as JSON, which no release does.
     pub fn sign(&self, release: &Release) -> Result<Envelope, serde_json::Error> {
-        let payload = serde_json::to_vec(release)?;
-        let signature = self.0.sign(&signed_bytes(&payload));
-        Ok(Envelope {
-            v: V1,
-            key: self.public().id(),
-            signature: BASE64.encode(signature.to_bytes()),
-            payload: BASE64.encode(payload),
-        })
-    }
-}
-
-impl fmt::Debug for ReleaseKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ReleaseKey(public {})", self.public())
-    }
-}
-
-impl PublicKey {
-    /// The first 16 hexadecimal digits of the key's SHA-256: names it in envelopes and logs.
-    pub fn id(&self) -> String {
-        Digest::of(self.0.as_bytes()).hex()[..16].to_owned()
+        Envelope::seal(release, self, &[])
     }
 }
 
 impl Envelope {
-    /// Reads an envelope and the release within, whose signature must be by one of `trusted`.
+    /// Signs a release with `first` and `further` keys.
+    ///
+    /// # Errors
+    /// When the release cannot be written as JSON, which no release does.
+    pub fn seal(
+        release: &Release,
+        first: &ReleaseKey,
+        further: &[ReleaseKey],
+    ) -> Result<Self, serde_json::Error> {
+        let payload = serde_json::to_vec(release)?;
+        let sign = |key: &ReleaseKey| seal::sign(SIGNED_PREFIX, &payload, key);
+        let Signature { key, signature } = sign(first);
+        Ok(Self {
+            v: V1,
+            key,
+            signature,
+            signatures: further.iter().map(sign).collect(),
+            payload: BASE64.encode(&payload),
+        })
+    }
+
+    /// Reads an envelope and the release within, one of whose signatures must be by one of `trusted`.
     ///
     /// # Errors
     /// [`EnvelopeError`] when it is unsigned, altered, signed by another key, or no release.
     pub fn open(json: &[u8], trusted: &[PublicKey]) -> Result<Release, EnvelopeError> {
+        let role = Role::new(trusted.to_vec(), 1)?;
+        Ok(Self::verify(json, &role)?.release)
+    }
+
+    /// Reads an envelope and the release within, which as many keys of `role` must have signed as it asks for.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`] when it is unsigned, altered, signed by too few of these keys, or no release.
+    pub fn verify(json: &[u8], role: &Role) -> Result<Verified, EnvelopeError> {
         if json.len() > ENVELOPE_BYTES_MAX {
             return Err(EnvelopeError::TooLarge { bytes: json.len() });
         }
         let envelope: Self = serde_json::from_slice(json).map_err(EnvelopeError::NotSigned)?;
-        let decode = |text: &str, field| {
-            BASE64
-                .decode(text)
-                .map_err(|_| EnvelopeError::Malformed { field })
+        let first = Signature {
+            key: envelope.key,
+            signature: envelope.signature,
         };
-        let signature: [u8; 64] = decode(&envelope.signature, "signature")?
-            .try_into()
-            .map_err(|_| EnvelopeError::Malformed { field: "signature" })?;
-        let payload = decode(&envelope.payload, "payload")?;
-        let Some(key) = trusted.iter().find(|key| key.id() == envelope.key) else {
-            return Err(EnvelopeError::UnknownKey {
-                key: envelope.key.chars().take(64).collect(),
-            });
-        };
-        let signature = ed25519_dalek::Signature::from_bytes(&signature);
-        if key
-            .0
-            .verify_strict(&signed_bytes(&payload), &signature)
-            .is_err()
-        {
-            return Err(EnvelopeError::Signature { key: envelope.key });
+        let signatures = [vec![first], envelope.signatures].concat();
+        let opened = seal::open(SIGNED_PREFIX, &envelope.payload, &signatures, role);
+        let (payload, signers) = opened.map_err(EnvelopeError::from)?;
+        let release = serde_json::from_slice(&payload).map_err(EnvelopeError::Release)?;
+        Ok(Verified { release, signers })
+    }
+}
+
+impl From<SealError> for EnvelopeError {
+    fn from(error: SealError) -> Self {
+        match error {
+            SealError::Malformed { field } => Self::Malformed { field },
+            SealError::TooMany { count } => Self::Signatures { count },
+            SealError::UnknownKey { key } => Self::UnknownKey { key },
+            SealError::Signature { key } => Self::Signature { key },
+            SealError::TooFew { signers, threshold } => Self::TooFew { signers, threshold },
         }
-        serde_json::from_slice(&payload).map_err(EnvelopeError::Release)
-    }
-}
-
-fn signed_bytes(payload: &[u8]) -> Vec<u8> {
-    [SIGNED_PREFIX, payload].concat()
-}
-
-impl fmt::Display for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ed25519:{}", BASE64.encode(self.0.as_bytes()))
-    }
-}
-
-impl fmt::Debug for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PublicKey({self})")
-    }
-}
-
-impl FromStr for PublicKey {
-    type Err = ParseKeyError;
-
-    fn from_str(value: &str) -> Result<Self, Self::Err> {
-        let parsed = value.strip_prefix("ed25519:").and_then(|text| {
-            let bytes: [u8; 32] = BASE64.decode(text).ok()?.try_into().ok()?;
-            VerifyingKey::from_bytes(&bytes).ok()
-        });
-        parsed.map(Self).ok_or_else(|| ParseKeyError {
-            value: value.chars().take(80).collect(),
-        })
-    }
-}
-
-impl Serialize for PublicKey {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for PublicKey {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = String::deserialize(deserializer)?;
-        value.parse().map_err(D::Error::custom)
     }
 }

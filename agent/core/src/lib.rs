@@ -8,12 +8,16 @@
 //! - [`label`]: predictions wait for what came true, and each version's error is summed up;
 //! - [`outbox`]: what waits for the link, what is sent next, what is given up when there is no room;
 //! - [`pace`]: how fast, and how much in a day, history may go up;
-//! - [`slot`]: releases come in, bundles are fetched, checked and activated, and a good model keeps running.
+//! - [`latency`]: quantiles of inference times in bounded memory;
+//! - [`trial`]: what was found of a version against the terms that its release sets;
+//! - [`slot`]: releases come in, bundles are fetched, tried and activated, and a good model keeps running.
 
 pub mod decode;
 pub mod label;
+pub mod latency;
 pub mod outbox;
 pub mod pace;
 pub mod slot;
 pub mod span;
+pub mod trial;
 pub mod window;

@@ -20,34 +20,50 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use lamppost_models::id::{GroupId, ModelName};
-use lamppost_models::message::{ActiveSlot, CandidateSlot, ReportedModel, TrialState, Verdict};
-use lamppost_models::release::{BundleRef, Release, Sequence};
+use lamppost_models::message::Verdict;
+use lamppost_models::release::BundleRef;
+use lamppost_models::rollout::Tags;
+use lamppost_models::time::Zone;
+use lamppost_models::topic::NodePath;
 use lamppost_models::{Digest, Timestamp};
 
 mod backoff;
+mod effect;
+mod input;
 mod machine;
 mod reconcile;
 mod record;
+mod refusal;
+mod report;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;
 
 pub use backoff::Backoff;
+pub use effect::Effect;
+pub use input::{ActivateFailure, CheckOutcome, FetchFailure, Input, ShadowEnd};
 pub use record::{
     DETAIL_CHARS_MAX, GROUPS_MAX, Held, QUARANTINE_MAX, Quarantined, Remembered, SlotRecord,
+    TrialRecord,
 };
+pub use refusal::{ReleaseRefusal, Taken};
 
 /// What a slot is told once, when the agent starts.
 #[derive(Clone, Debug)]
 pub struct SlotSetup {
     /// The model.
     pub model: ModelName,
+    /// The node's name.
+    pub path: NodePath,
     /// The node's groups: the first that has a release decides.
     pub groups: Vec<GroupId>,
+    /// What the node is tagged with.
+    pub tags: Tags,
+    /// Where its hours for changes are counted.
+    pub zone: Zone,
     /// What runs as long as there is no release.
     pub factory: Option<BundleRef>,
     /// The agent's version: a bundle that another version refused is tried again.
@@ -61,6 +77,10 @@ pub struct SlotSetup {
 /// Inferences that may fail after an activation, unless configured otherwise: one may meet an odd window, three in a
 /// row without one that works are the model's fault.
 pub const FAILURES_MAX_DEFAULT: u32 = 3;
+
+/// How often progress of a trial is written down, in seconds, beside its end: a crash costs at most so much of it, and a
+/// week of trials a thousand writes of some kilobytes.
+pub const KEEP_S: u64 = 600;
 
 /// The slot of one model.
 #[derive(Debug)]
@@ -134,279 +154,4 @@ enum Trial {
         verdict: Verdict,
         detail: String,
     },
-}
-
-/// What became of something, told by the shell.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Input {
-    /// The record of [`Effect::Save`] is on disk, durably.
-    Saved,
-    /// The record of [`Effect::Save`] could not be written; what is on disk is the one before, or it.
-    SaveFailed,
-    /// So many bytes of the wanted bundle are here.
-    Received {
-        /// The bundle.
-        digest: Digest,
-        /// Bytes in all.
-        received: u64,
-    },
-    /// The wanted bundle is on disk, with the right digest.
-    Fetched {
-        /// The bundle.
-        digest: Digest,
-    },
-    /// The wanted bundle is not here.
-    FetchFailed {
-        /// The bundle.
-        digest: Digest,
-        /// Why.
-        failure: FetchFailure,
-        /// What happened, in words.
-        detail: String,
-    },
-    /// The check came to an end.
-    Checked {
-        /// The bundle.
-        digest: Digest,
-        /// What it came to.
-        outcome: CheckOutcome,
-    },
-    /// The bundle of [`Effect::Activate`] runs.
-    Activated {
-        /// The bundle.
-        digest: Digest,
-    },
-    /// The bundle of [`Effect::Activate`] does not run; what ran before goes on.
-    ActivateFailed {
-        /// The bundle.
-        digest: Digest,
-        /// Why.
-        failure: ActivateFailure,
-        /// What happened, in words.
-        detail: String,
-    },
-    /// An inference worked.
-    InferenceWorked {
-        /// The bundle.
-        digest: Digest,
-    },
-    /// An inference failed, although its window suits the model.
-    InferenceFailed {
-        /// The bundle.
-        digest: Digest,
-        /// What happened, in words.
-        detail: String,
-    },
-    /// The time of [`Effect::RetryAfter`] is over, or there is reason to believe that it would work now.
-    Retry,
-}
-
-/// Why a bundle is not here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FetchFailure {
-    /// The server, the link or the disk.
-    Unavailable,
-    /// What came is not what the release names. That says something about the way, not about the bundle: it is tried
-    /// again, and not put in quarantine.
-    DigestMismatch,
-}
-
-/// What a check came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CheckOutcome {
-    /// All is well.
-    Passed,
-    /// The bundle is no good.
-    Refused {
-        /// Which check failed.
-        verdict: Verdict,
-        /// What was found, in words.
-        detail: String,
-    },
-    /// The check could not be made, which is not the bundle's fault.
-    Undecided {
-        /// What happened, in words.
-        detail: String,
-    },
-    /// The file is not there, or its bytes have changed since it was fetched.
-    Damaged {
-        /// What happened, in words.
-        detail: String,
-    },
-}
-
-/// Why a bundle that is held does not run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ActivateFailure {
-    /// The file is not there, or its bytes have changed: it is fetched again.
-    Damaged,
-    /// It does not open, or its golden vectors come out differently: it goes into quarantine.
-    Refused(Verdict),
-}
-
-/// What the shell is to do, in this order.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Effect {
-    /// Write the record durably; then [`Input::Saved`] or [`Input::SaveFailed`].
-    Save(SlotRecord),
-    /// Get the bundle onto the disk; then [`Input::Fetched`] or [`Input::FetchFailed`].
-    Fetch(BundleRef),
-    /// Check the bundle, and keep its engine ready; then [`Input::Checked`].
-    Check(BundleRef),
-    /// Stop fetching or checking: it is not wanted any more, and no input about it is expected.
-    Cancel(Digest),
-    /// Let the bundle run in place of what runs, in one step; then [`Input::Activated`] or [`Input::ActivateFailed`].
-    Activate(BundleRef),
-    /// Let nothing run.
-    Deactivate,
-    /// Delete what is not among [`SlotMachine::keeps`], over all models.
-    Sweep,
-    /// Send [`Input::Retry`] after that time; a newer one takes its place.
-    RetryAfter(Duration),
-}
-
-/// What became of a release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
-    /// It is new.
-    New,
-    /// It is the one that is known.
-    Known,
-}
-
-/// Why a release is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReleaseRefusal {
-    /// It came on another topic than its own.
-    #[error("release of {model} for {group} came on the topic of {topic_model} for {topic_group}")]
-    WrongTopic {
-        /// The release's group.
-        group: GroupId,
-        /// The release's model.
-        model: ModelName,
-        /// The topic's group.
-        topic_group: GroupId,
-        /// The topic's model.
-        topic_model: ModelName,
-    },
-    /// It is for a group that the node is not in.
-    #[error("release is for group {group}, which this node is not in")]
-    OtherGroup {
-        /// The release's group.
-        group: GroupId,
-    },
-    /// One with a higher number was taken in before.
-    #[error(
-        "release {sequence} is older than release {known} of the same group, which was taken in before"
-    )]
-    Stale {
-        /// The release's number.
-        sequence: Sequence,
-        /// The highest one that was taken in.
-        known: Sequence,
-    },
-    /// One with the same number and other content was taken in before.
-    #[error(
-        "release {sequence} differs from the release {sequence} of the same group that was taken in before"
-    )]
-    Conflicting {
-        /// The number of both.
-        sequence: Sequence,
-    },
-    /// It has expired.
-    #[error("release {sequence} expired at {expires_at}, it is {now}")]
-    Expired {
-        /// The release's number.
-        sequence: Sequence,
-        /// When it expired.
-        expires_at: Timestamp,
-        /// The node's clock.
-        now: Timestamp,
-    },
-}
-
-impl ReleaseRefusal {
-    /// One word for the reason, to count by.
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::WrongTopic { .. } => "wrong-topic",
-            Self::OtherGroup { .. } => "other-group",
-            Self::Stale { .. } => "stale",
-            Self::Conflicting { .. } => "conflicting",
-            Self::Expired { .. } => "expired",
-        }
-    }
-}
-
-impl SlotMachine {
-    /// The row of this model in the node's report. Its counters are 0 and its quality is empty: the shell knows them.
-    pub fn report(&self) -> ReportedModel {
-        let slot = |held: &Held| ActiveSlot {
-            version: held.bundle.version.clone(),
-            digest: held.bundle.digest,
-            since: held.since,
-            predictions: 0,
-            last_inference: None,
-            quality: None,
-        };
-        ReportedModel {
-            name: self.setup.model.clone(),
-            active: self.runs().map(slot),
-            candidate: self.candidate(),
-            previous: self.saved.previous.as_ref().map(slot),
-            release: self.decisive().map(|remembered| remembered.sequence),
-            trial: None,
-        }
-    }
-
-    fn candidate(&self) -> Option<CandidateSlot> {
-        let (bundle, state) = match &self.trial {
-            // A factory bundle has no release and no trial; that it failed is still to be seen.
-            Trial::None => {
-                let factory = self.setup.factory.as_ref()?;
-                let entry = self.saved.quarantined(&factory.digest)?;
-                (
-                    factory,
-                    TrialState::Refused {
-                        verdict: entry.verdict,
-                        detail: entry.detail.clone(),
-                    },
-                )
-            }
-            Trial::Fetching {
-                bundle, received, ..
-            } => (
-                bundle,
-                TrialState::Fetching {
-                    received: *received,
-                    bytes: bundle.bytes,
-                },
-            ),
-            Trial::Checking { bundle, .. } | Trial::Passed { bundle } => {
-                (bundle, TrialState::Checking)
-            }
-            Trial::Waiting {
-                bundle,
-                verdict,
-                detail,
-                ..
-            }
-            | Trial::Refused {
-                bundle,
-                verdict,
-                detail,
-            } => (
-                bundle,
-                TrialState::Refused {
-                    verdict: *verdict,
-                    detail: detail.clone(),
-                },
-            ),
-        };
-        Some(CandidateSlot {
-            version: bundle.version.clone(),
-            digest: bundle.digest,
-            state,
-        })
-    }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lamppost_agent_core::slot::{CheckOutcome, Input, SlotMachine, SlotRecord, SlotSetup};
+use lamppost_agent_core::trial::Preflight;
 use lamppost_engine::Engine;
 use lamppost_models::bundle::BUNDLE_BYTES_MAX;
 use lamppost_models::message::ReportedModel;
@@ -73,7 +74,10 @@ impl Driver {
         let machine = SlotMachine::start(
             SlotSetup {
                 model: model.clone(),
+                path: config.path.clone(),
                 groups: config.groups.clone(),
+                tags: config.tags.clone(),
+                zone: config.time_zone.clone(),
                 factory: factory.as_ref().map(|factory| factory.bundle.clone()),
                 agent: env!("CARGO_PKG_VERSION").to_owned(),
                 backoff: config.backoff,
@@ -115,7 +119,7 @@ impl Driver {
         match outcome {
             Ok(engine) => {
                 self.ready = Some(engine);
-                CheckOutcome::Passed
+                CheckOutcome::Passed(Preflight::default())
             }
             Err(unfit) => {
                 tracing::warn!(%model, digest = %digest.short(), ?unfit, "a bundle did not pass; what runs goes on");

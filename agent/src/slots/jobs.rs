@@ -124,7 +124,10 @@ pub(super) async fn fetch(
         None => Err(FetchError::Stopped),
     };
     let input = match fetched {
-        Ok(()) => Input::Fetched { digest },
+        Ok(fetched_bytes) => Input::Fetched {
+            digest,
+            fetched_bytes,
+        },
         Err(FetchError::Stopped) => return,
         Err(error) => {
             tracing::warn!(model = %job.setup.name, digest = %digest.short(), %error, "a bundle cannot be fetched");
@@ -144,7 +147,7 @@ async fn get(
     done: &mpsc::Sender<Done>,
     job: &Job,
     bundle: &BundleRef,
-) -> Result<(), FetchError> {
+) -> Result<u64, FetchError> {
     let (artifacts, wanted, factory) = (
         shared.artifacts.clone(),
         bundle.clone(),
@@ -163,7 +166,7 @@ async fn get(
         }
     });
     if here.await? {
-        return Ok(());
+        return Ok(0);
     }
     let fetcher = shared.fetcher.as_ref().ok_or(FetchError::NoServer)?;
     let step = (bundle.bytes / 100 * PROGRESS_PARTS).max(1);
@@ -183,7 +186,8 @@ async fn get(
             }));
         }
     };
-    fetcher.fetch(bundle, &job.stop, &tell).await
+    fetcher.fetch(bundle, &job.stop, &tell).await?;
+    Ok(bundle.bytes)
 }
 
 pub(super) async fn check(

@@ -1,9 +1,11 @@
 //! What inputs do: they change the draft of the record or the progress of a trial, and then let the slot go on.
 
+use lamppost_models::release::Release;
+
 use super::{
     ActivateFailure, CheckOutcome, DETAIL_CHARS_MAX, Digest, Effect, FetchFailure, GroupId, Held,
-    Input, ModelName, Quarantined, Release, ReleaseRefusal, Remembered, Running, Saving,
-    SlotMachine, SlotRecord, SlotSetup, Taken, Timestamp, Trial, VecDeque, Verdict,
+    Input, ModelName, Quarantined, ReleaseRefusal, Remembered, Running, Saving, SlotMachine,
+    SlotRecord, SlotSetup, Taken, Timestamp, Trial, VecDeque, Verdict,
 };
 
 impl SlotMachine {
@@ -47,7 +49,7 @@ impl SlotMachine {
         machine
     }
 
-    /// Takes a release in whose signature was verified.
+    /// Takes a release in whose signatures were verified; `signers` are the ids of the trusted keys that signed it.
     ///
     /// # Errors
     /// [`ReleaseRefusal`] when it is not for this slot, older than one that was taken in, or expired.
@@ -56,6 +58,7 @@ impl SlotMachine {
         topic_group: &GroupId,
         topic_model: &ModelName,
         release: &Release,
+        signers: &[String],
         now: Timestamp,
     ) -> Result<Taken, ReleaseRefusal> {
         let Release {
@@ -79,7 +82,7 @@ impl SlotMachine {
                 group: group.clone(),
             });
         }
-        if let Some(known) = self.draft.releases.get(group) {
+        if let Some(known) = self.draft.releases.get_mut(group) {
             if sequence < known.sequence {
                 return Err(ReleaseRefusal::Stale {
                     sequence,
@@ -91,6 +94,8 @@ impl SlotMachine {
                 if known.stable != release.stable {
                     return Err(ReleaseRefusal::Conflicting { sequence });
                 }
+                // By other keys, maybe: that of before may be revoked next.
+                known.keys = signers.to_vec();
                 // It comes again when the link is back: a reason not to wait any longer for what it wants.
                 self.retry();
                 self.go_on();
@@ -104,9 +109,20 @@ impl SlotMachine {
                 now,
             });
         }
-        self.draft.remember(release, &self.setup.groups);
+        self.draft.remember(release, signers, &self.setup.groups);
         self.go_on();
         Ok(Taken::New)
+    }
+
+    /// Forgets the releases that would not be taken in any more, since of the keys that signed them fewer than `threshold` are
+    /// in `trusted`. Whoever has stolen a key may have used up the numbers; without this, no release could follow its. What
+    /// runs goes on.
+    pub fn trust_changed(&mut self, trusted: &[String], threshold: usize) {
+        self.draft.releases.retain(|_, known| {
+            let still = known.keys.iter().filter(|key| trusted.contains(key));
+            known.keys.is_empty() || still.count() >= threshold
+        });
+        self.go_on();
     }
 
     /// Takes in what became of something. What is not expected any more is ignored.
@@ -115,14 +131,14 @@ impl SlotMachine {
             Input::Saved => self.saved(),
             Input::SaveFailed => self.save_failed(),
             Input::Received { digest, received } => self.received(digest, received),
-            Input::Fetched { digest } => self.fetched(digest),
+            Input::Fetched { digest, .. } => self.fetched(digest),
             Input::FetchFailed {
                 digest,
                 failure,
                 detail,
             } => {
                 let verdict = match failure {
-                    FetchFailure::Unavailable => Verdict::Unavailable,
+                    FetchFailure::Unavailable | FetchFailure::Busy { .. } => Verdict::Unavailable,
                     FetchFailure::DigestMismatch => Verdict::DigestMismatch,
                 };
                 self.wait(digest, verdict, &detail);
@@ -139,6 +155,11 @@ impl SlotMachine {
                 self.inference_failed(digest, &detail, now);
             }
             Input::Retry => self.retry(),
+            Input::Shadowed { .. }
+            | Input::ShadowEnded { .. }
+            | Input::Stuck { .. }
+            | Input::Watched { .. }
+            | Input::Stopping => {}
         }
         self.go_on();
     }
@@ -250,7 +271,7 @@ impl SlotMachine {
             | Trial::Refused { .. } => return,
         };
         match outcome {
-            CheckOutcome::Passed => {
+            CheckOutcome::Passed(_) => {
                 self.trial = Trial::Passed {
                     bundle: bundle.clone(),
                 };

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use lamppost_models::id::{GroupId, ModelName};
+use lamppost_models::id::{GroupId, ModelName, RolloutId};
 use lamppost_models::message::Verdict;
 use lamppost_models::release::{BundleRef, Release, Sequence};
+use lamppost_models::rollout::{Candidate, Cohort, Hours, TrialTerms, Who};
+use lamppost_models::trial::{Comparison, TrialPhase, Watch};
 use lamppost_models::{Digest, Timestamp, V1};
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +40,9 @@ pub struct SlotRecord {
     /// Bundles that failed, the oldest first.
     #[serde(default)]
     pub quarantine: Vec<Quarantined>,
+    /// The last trial, under way or over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialRecord>,
 }
 
 /// A bundle that is on the node's disk.
@@ -53,13 +58,72 @@ pub struct Held {
 }
 
 /// A release that was taken in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Remembered {
     /// Its place among the releases of its group: an older one is refused.
     pub sequence: Sequence,
-    /// What it wants.
+    /// What it wants on nodes that the candidate is not meant for.
     pub stable: BundleRef,
+    /// What it wants on others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<Candidate>,
+    /// What is checked before a bundle replaces another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialTerms>,
+    /// When a bundle may be fetched and put in place of another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hours: Option<Hours>,
+    /// Bundles that must not run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<Digest>,
+    /// Whether it is remembered in whole. Agents before trials kept `stable` only: the rest is taken in when it comes again.
+    #[serde(default)]
+    pub whole: bool,
+    /// Ids of the keys that signed it. Once too few of them are trusted, it is forgotten with its number. Empty in a record
+    /// that was written before keys were remembered: it stands for ever, as it did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
+}
+
+/// A trial, as far as it must outlive the agent's run. A node without a link goes on from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrialRecord {
+    /// The bundle.
+    pub bundle: BundleRef,
+    /// The release that wanted it; of several of the same rollout, the first.
+    pub release: Sequence,
+    /// The rollout that it is part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutId>,
+    /// When it began, by the node's clock.
+    pub since: Timestamp,
+    /// What is checked: the terms of the newest release that wanted the bundle.
+    #[serde(default)]
+    pub terms: TrialTerms,
+    /// How far it is.
+    pub phase: TrialPhase,
+    /// How it did in shadow; written every [`KEEP_S`] seconds, and at its end.
+    ///
+    /// [`KEEP_S`]: super::KEEP_S
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Comparison>,
+    /// The version that it was compared with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against: Option<Digest>,
+    /// How it did as the active version; written as `shadow` is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probation: Option<Watch>,
+    /// Since when there have been enough windows, in the phase it is in, and labels are waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enough_since: Option<Timestamp>,
+    /// Bytes of the bundle that were fetched.
+    #[serde(default)]
+    pub fetched_bytes: u64,
+    /// Whether, in probation, the agent's run ended on purpose. The next one takes it back.
+    #[serde(default)]
+    pub ended: bool,
 }
 
 /// A bundle that failed and is not tried again.
@@ -89,6 +153,7 @@ impl SlotRecord {
             previous: None,
             releases: BTreeMap::new(),
             quarantine: Vec::new(),
+            trial: None,
         }
     }
 
@@ -102,7 +167,7 @@ impl SlotRecord {
         self.active.as_ref().map(|held| held.bundle.digest)
     }
 
-    pub(super) fn remember(&mut self, release: &Release, groups: &[GroupId]) {
+    pub(super) fn remember(&mut self, release: &Release, keys: &[String], groups: &[GroupId]) {
         if self.releases.len() >= GROUPS_MAX && !self.releases.contains_key(&release.group) {
             let foreign = self
                 .releases
@@ -113,11 +178,8 @@ impl SlotRecord {
                 self.releases.remove(&foreign);
             }
         }
-        let remembered = Remembered {
-            sequence: release.sequence,
-            stable: release.stable.clone(),
-        };
-        self.releases.insert(release.group.clone(), remembered);
+        self.releases
+            .insert(release.group.clone(), Remembered::of(release, keys));
     }
 
     pub(super) fn put_in_quarantine(&mut self, entry: Quarantined) {
@@ -126,5 +188,29 @@ impl SlotRecord {
             self.quarantine.remove(0);
         }
         self.quarantine.push(entry);
+    }
+}
+
+impl Remembered {
+    pub(super) fn of(release: &Release, keys: &[String]) -> Self {
+        Self {
+            sequence: release.sequence,
+            stable: release.stable.clone(),
+            candidate: release.candidate.clone(),
+            trial: release.trial.clone(),
+            hours: release.hours,
+            revoked: release.revoked.clone(),
+            whole: true,
+            keys: keys.to_vec(),
+        }
+    }
+
+    /// What a node is to run, and the rollout if it is the candidate: as [`Release::wanted`].
+    pub fn wanted(&self, who: Who<'_>) -> (&BundleRef, Option<RolloutId>) {
+        let exposed = |candidate: &&Candidate| candidate.cohort(who) == Cohort::Candidate;
+        match self.candidate.as_ref().filter(exposed) {
+            Some(candidate) => (&candidate.bundle, Some(candidate.rollout)),
+            None => (&self.stable, None),
+        }
     }
 }

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::tests::{bundle, digest, model, release, setup};
 use super::*;
+use crate::trial::Preflight;
+use std::time::Duration;
 
 /// What bundles are like, by number.
 const GOOD: [u64; 2] = [0, 1];
@@ -92,6 +94,10 @@ impl World {
                     | Effect::Deactivate
                     | Effect::Sweep
                     | Effect::RetryAfter(_) => true,
+                    Effect::Shadow { .. }
+                    | Effect::StopShadow(_)
+                    | Effect::Watch(_)
+                    | Effect::StopWatch(_) => true,
                 }),
                 Effect::Activate(_) | Effect::Deactivate => {
                     self.jobs.retain(|job| !matches!(job, Effect::Activate(_)));
@@ -106,6 +112,10 @@ impl World {
                     self.files.retain(|digest| keeps.contains(digest));
                 }
                 Effect::Fetch(_) | Effect::Check(_) => self.jobs.push(effect),
+                Effect::Shadow { .. }
+                | Effect::StopShadow(_)
+                | Effect::Watch(_)
+                | Effect::StopWatch(_) => {}
                 Effect::RetryAfter(delay) => assert!(delay > Duration::ZERO),
             }
         }
@@ -153,7 +163,10 @@ impl World {
         let input = match job {
             Effect::Fetch(BundleRef { digest, .. }) if kind => {
                 self.files.insert(digest);
-                Input::Fetched { digest }
+                Input::Fetched {
+                    digest,
+                    fetched_bytes: 0,
+                }
             }
             Effect::Fetch(BundleRef { digest, .. }) => Input::FetchFailed {
                 digest,
@@ -168,9 +181,9 @@ impl World {
                         verdict: Verdict::Unusable,
                         detail,
                     },
-                    _ => CheckOutcome::Passed,
+                    _ => CheckOutcome::Passed(Preflight::default()),
                 };
-                if outcome == CheckOutcome::Passed {
+                if outcome == CheckOutcome::Passed(Preflight::default()) {
                     self.checked.insert(digest);
                 }
                 Input::Checked { digest, outcome }
@@ -199,6 +212,10 @@ impl World {
             | Effect::Cancel(_)
             | Effect::Deactivate
             | Effect::Sweep
+            | Effect::Shadow { .. }
+            | Effect::StopShadow(_)
+            | Effect::Watch(_)
+            | Effect::StopWatch(_)
             | Effect::RetryAfter(_) => {
                 panic!("{job:?} is no job")
             }
@@ -244,7 +261,9 @@ impl World {
                     .disk
                     .as_ref()
                     .and_then(|disk| disk.releases.get(&group).cloned());
-                let taken = self.machine.release(&group, &model(), &release, self.now);
+                let taken = self
+                    .machine
+                    .release(&group, &model(), &release, &[], self.now);
                 if taken == Ok(Taken::New) {
                     assert!(
                         known.is_none_or(|known| known.sequence < release.sequence),

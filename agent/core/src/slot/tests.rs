@@ -1,4 +1,9 @@
 use lamppost_models::V1;
+use lamppost_models::message::{ActiveSlot, TrialState};
+use lamppost_models::release::{Release, Sequence};
+
+use crate::trial::Preflight;
+use std::time::Duration;
 
 use super::*;
 
@@ -44,7 +49,13 @@ pub(super) fn release(group: &GroupId, sequence: u64, number: u64) -> Release {
 pub(super) fn setup(factory: Option<u64>) -> SlotSetup {
     SlotSetup {
         model: model(),
+        path: NodePath {
+            site: "harbour".parse().unwrap(),
+            node: "gw-1".parse().unwrap(),
+        },
         groups: vec![group("canary"), group("all")],
+        tags: Tags::new(),
+        zone: Zone::utc(),
         factory: factory.map(bundle),
         agent: "0.1.0".to_owned(),
         backoff: Backoff::new(1),
@@ -90,6 +101,10 @@ impl Bench {
                 Effect::Deactivate => "deactivate".to_owned(),
                 Effect::Sweep => continue,
                 Effect::RetryAfter(_) => "retry".to_owned(),
+                Effect::Shadow { bundle, .. } => format!("shadow {}", bundle.version),
+                Effect::StopShadow(_) => "stop shadow".to_owned(),
+                Effect::Watch(_) => "watch".to_owned(),
+                Effect::StopWatch(_) => "stop watch".to_owned(),
             });
         }
         effects
@@ -102,8 +117,13 @@ impl Bench {
 
     fn release(&mut self, name: &str, sequence: u64, number: u64) -> Result<Taken, ReleaseRefusal> {
         let group = group(name);
-        self.machine
-            .release(&group, &model(), &release(&group, sequence, number), NOW)
+        self.machine.release(
+            &group,
+            &model(),
+            &release(&group, sequence, number),
+            &[],
+            NOW,
+        )
     }
 
     fn input(&mut self, input: Input) {
@@ -113,6 +133,7 @@ impl Bench {
     fn fetched(&mut self, number: u64) {
         self.input(Input::Fetched {
             digest: digest(number),
+            fetched_bytes: 1000 + number,
         });
     }
 
@@ -175,7 +196,7 @@ impl Bench {
         self.expect(&["save", &format!("fetch 1.{number}.0")]);
         self.fetched(number);
         self.expect(&[&format!("check 1.{number}.0")]);
-        self.checked(number, CheckOutcome::Passed);
+        self.checked(number, CheckOutcome::Passed(Preflight::default()));
         self.expect(&["save", &format!("activate 1.{number}.0")]);
         self.activated(number);
         self.expect(&[]);
@@ -227,7 +248,7 @@ fn a_release_is_fetched_checked_and_activated_in_this_order() {
     bench.fetched(1);
     bench.expect(&["check 1.1.0"]);
     assert_eq!(bench.shown(), "1.1.0 checking < - < -");
-    bench.checked(1, CheckOutcome::Passed);
+    bench.checked(1, CheckOutcome::Passed(Preflight::default()));
     bench.expect(&["save", "activate 1.1.0"]);
     bench.activated(1);
     bench.worked(1);
@@ -253,7 +274,7 @@ fn nothing_takes_effect_before_it_is_saved() {
     bench.expect(&["save", "fetch 1.1.0"]);
     bench.fetched(1);
     bench.expect(&["check 1.1.0"]);
-    bench.checked(1, CheckOutcome::Passed);
+    bench.checked(1, CheckOutcome::Passed(Preflight::default()));
     assert!(matches!(bench.machine.next_effect(), Some(Effect::Save(_))));
     bench.input(Input::SaveFailed);
     bench.expect(&["retry"]);
@@ -278,19 +299,19 @@ fn releases_that_must_not_be_taken_in_are_refused() {
         kind(
             bench
                 .machine
-                .release(&group("canary"), &model(), &newer, NOW)
+                .release(&group("canary"), &model(), &newer, &[], NOW)
         ),
         "wrong-topic"
     );
     assert_eq!(
-        kind(bench.machine.release(&all, &other, &newer, NOW)),
+        kind(bench.machine.release(&all, &other, &newer, &[], NOW)),
         "wrong-topic"
     );
     assert_eq!(
         kind(
             bench
                 .machine
-                .release(&all, &model(), &newer, newer.expires_at)
+                .release(&all, &model(), &newer, &[], newer.expires_at)
         ),
         "expired"
     );
@@ -298,14 +319,14 @@ fn releases_that_must_not_be_taken_in_are_refused() {
     assert_eq!(
         bench
             .machine
-            .release(&all, &model(), &known, known.expires_at),
+            .release(&all, &model(), &known, &[], known.expires_at),
         Ok(Taken::Known)
     );
     let mut renewed = release(&all, 5, 1);
     renewed.issued_at = NOW.offset_ms(500);
     renewed.expires_at = NOW.offset_ms(9000);
     assert_eq!(
-        bench.machine.release(&all, &model(), &renewed, NOW),
+        bench.machine.release(&all, &model(), &renewed, &[], NOW),
         Ok(Taken::Known),
         "signed anew before it expires"
     );
@@ -446,9 +467,9 @@ fn a_newer_release_takes_the_place_of_one_under_way() {
     bench.expect(&[]);
     bench.fetched(2);
     bench.expect(&["check 1.2.0"]);
-    bench.checked(1, CheckOutcome::Passed);
+    bench.checked(1, CheckOutcome::Passed(Preflight::default()));
     bench.expect(&[]);
-    bench.checked(2, CheckOutcome::Passed);
+    bench.checked(2, CheckOutcome::Passed(Preflight::default()));
     bench.expect(&["save", "activate 1.2.0"]);
 }
 
@@ -526,7 +547,7 @@ fn a_damaged_file_falls_back_and_is_fetched_again() {
     assert_eq!(bench.shown(), "1.2.0 fetching 0/1002 < 1.9.0 < -");
     bench.fetched(2);
     bench.expect(&["check 1.2.0"]);
-    bench.checked(2, CheckOutcome::Passed);
+    bench.checked(2, CheckOutcome::Passed(Preflight::default()));
     bench.expect(&["save", "activate 1.2.0"]);
     bench.activated(2);
     assert_eq!(bench.shown(), "- < 1.2.0 < 1.9.0");
@@ -615,7 +636,10 @@ fn a_bundle_too_large_for_any_node_is_not_fetched() {
     let all = group("all");
     let mut huge = release(&all, 1, 1);
     huge.stable.bytes = u64::MAX;
-    bench.machine.release(&all, &model(), &huge, NOW).unwrap();
+    bench
+        .machine
+        .release(&all, &model(), &huge, &[], NOW)
+        .unwrap();
     bench.expect(&["save"]);
     assert_eq!(bench.shown(), "1.1.0 Unusable < - < -");
 }
@@ -637,6 +661,7 @@ fn a_record_reads_back_and_its_lists_are_bounded() {
         });
         record.remember(
             &release(&group(&format!("g{number}")), number, 1),
+            &[],
             &[group("all")],
         );
     }
@@ -650,4 +675,49 @@ fn a_record_reads_back_and_its_lists_are_bounded() {
     );
     let json = serde_json::to_vec(&record).unwrap();
     assert_eq!(serde_json::from_slice::<SlotRecord>(&json).unwrap(), record);
+}
+
+#[test]
+fn a_release_whose_keys_are_revoked_is_forgotten_with_its_number() {
+    let mut bench = Bench::new(None);
+    bench.bring_up(5, 1);
+    let all = group("all");
+    let by = |bench: &mut Bench, sequence, number, keys: &[&str]| {
+        let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+        let release = release(&all, sequence, number);
+        bench.machine.release(&all, &model(), &release, &keys, NOW)
+    };
+    let trust = |bench: &mut Bench, keys: &[&str], threshold| {
+        let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+        bench.machine.trust_changed(&keys, threshold);
+    };
+    // A record of before does not know its keys, and is not forgotten.
+    trust(&mut bench, &["b"], 1);
+    bench.expect(&[]);
+    // Whoever stole key a and b uses up the numbers.
+    by(&mut bench, u64::MAX, 2, &["a", "b"]).unwrap();
+    bench.expect(&["save", "fetch 1.2.0"]);
+    trust(&mut bench, &["a", "b", "c"], 2);
+    bench.expect(&[]);
+    assert_eq!(
+        by(&mut bench, 6, 3, &["b", "c"]).unwrap_err().kind(),
+        "stale"
+    );
+    // Its bundle is not wanted any more, and what runs goes on, over a restart too.
+    trust(&mut bench, &["b", "c"], 2);
+    bench.expect(&["save", "cancel 1.2.0"]);
+    assert_eq!(bench.shown(), "- < 1.1.0 < -");
+    bench.restart(None);
+    bench.expect(&["activate 1.1.0"]);
+    bench.activated(1);
+    assert_eq!(by(&mut bench, 6, 3, &["b", "c"]), Ok(Taken::New));
+    bench.fetched_to_running(3);
+    // Signed anew by others, it is theirs.
+    assert_eq!(by(&mut bench, 6, 3, &["c", "d"]), Ok(Taken::Known));
+    trust(&mut bench, &["c", "d"], 2);
+    bench.expect(&["save"]);
+    assert_eq!(
+        by(&mut bench, 5, 1, &["c", "d"]).unwrap_err().kind(),
+        "stale"
+    );
 }
