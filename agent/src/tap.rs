@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use lamppost_agent_core::label::Pair;
@@ -106,8 +106,8 @@ struct Tally {
 #[derive(Debug)]
 pub(crate) struct Watching {
     pub(crate) digest: Digest,
-    /// How the version before did.
-    before: Side,
+    /// How the version before did, once that is known.
+    before: OnceLock<Side>,
     seen: Mutex<(Watch, LatencyHistogram)>,
 }
 
@@ -257,13 +257,18 @@ impl Beside {
 }
 
 impl Watching {
-    /// Begins to watch a version that replaced one that did as `before` says.
-    pub(crate) fn new(digest: Digest, before: Side) -> Self {
+    /// Begins to watch a version.
+    pub(crate) fn new(digest: Digest) -> Self {
         Self {
             digest,
-            before,
+            before: OnceLock::new(),
             seen: Mutex::default(),
         }
+    }
+
+    /// Says how the version before did; the first word counts.
+    pub(crate) fn came_after(&self, before: Side) {
+        self.before.get_or_init(|| before);
     }
 
     fn scored(&self, active: &Ran) {
@@ -281,7 +286,7 @@ impl Watching {
         let mut watch = watch.clone();
         fill(&mut watch.active, times);
         watch.active.loss = loss;
-        watch.before = self.before;
+        watch.before = self.before.get().copied().unwrap_or_default();
         watch
     }
 }
@@ -376,13 +381,15 @@ mod tests {
         assert!((found.disagreement.mean - 3.0).abs() < 1e-12);
         assert!((found.loss_difference.mean - 2.0).abs() < 1e-12);
         let near = |us: u64, wanted: u64| us.abs_diff(wanted) * 32 <= wanted;
-        assert!(near(found.candidate.latency_p99_us, 300) && near(found.active.latency_p50_us, 100));
+        assert!(
+            near(found.candidate.latency_p99_us, 300) && near(found.active.latency_p50_us, 100)
+        );
     }
 
     #[test]
     fn only_the_version_in_probation_is_watched() {
-        let (tap, before) = (Tap::default(), Side::default());
-        let watching = Arc::new(Watching::new(digest(), before));
+        let tap = Tap::default();
+        let watching = Arc::new(Watching::new(digest()));
         tap.watch(Some(Arc::clone(&watching)));
         let tapped = tap.look().unwrap();
         tapped.scored(digest(), 0, &[], well(0, 1.0, 10));

@@ -286,9 +286,13 @@ impl LabelJoin {
                 // For what waits between the label before and this one, either is the nearest. What lies before was
                 // decided when that one came, or waits for one that is nearer than it.
                 let before = self.history.range(..ts).next_back();
-                let from = before.map_or(Timestamp::EPOCH.offset_ms(i64::MIN), |(before, _)| *before);
+                let from =
+                    before.map_or(Timestamp::EPOCH.offset_ms(i64::MIN), |(before, _)| *before);
                 let to = ts.offset_ms(tolerance_ms);
-                (self.pending.between(from, to), self.shadowed.between(from, to))
+                (
+                    self.pending.between(from, to),
+                    self.shadowed.between(from, to),
+                )
             }
         }
     }

@@ -160,9 +160,15 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_answer_is_told_as_that() {
         let mut long = [0xff_u8; 8].as_slice();
-        assert!(matches!(answer(&mut long).await, Err(WireError::TooLong(_))));
+        assert!(matches!(
+            answer(&mut long).await,
+            Err(WireError::TooLong(_))
+        ));
         let mut other = [2, 0, 0, 0, b'{', b'}'].as_slice();
-        assert!(matches!(answer(&mut other).await, Err(WireError::Garbage(_))));
+        assert!(matches!(
+            answer(&mut other).await,
+            Err(WireError::Garbage(_))
+        ));
         let mut short = [9, 0, 0, 0, b'{'].as_slice();
         assert!(matches!(answer(&mut short).await, Err(WireError::End)));
     }
