@@ -5,7 +5,6 @@
 //! took long, the child is left alone for as long as it takes to be within its share again, and what comes meanwhile is left
 //! out. Whatever the child does, it does to itself: its death is the candidate's verdict.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,17 +128,21 @@ impl Run {
     }
 
     async fn open(&self) -> Result<Process, ShadowEnd> {
-        let path = self.path();
+        let (artifacts, bundle) = (self.shared.artifacts.clone(), self.bundle.clone());
+        let verified = tokio::task::spawn_blocking(move || artifacts.verify(&bundle)).await;
+        let undecided = |error: &dyn std::fmt::Display| ShadowEnd::Undecided {
+            detail: format!("the candidate's file: {error}"),
+        };
+        verified
+            .map_err(|error| undecided(&error))?
+            .map_err(|error| undecided(&error))?;
+        let path = self.shared.artifacts.path(self.bundle.digest);
         let opened = self.shared.shadows.open(&path).await;
         opened.map_err(|gone| match gone {
             Gone::Late { detail } => refused(Verdict::Failing, detail),
             Gone::Ended { verdict, detail } => refused(verdict, detail),
             Gone::Undecided { detail } => ShadowEnd::Undecided { detail },
         })
-    }
-
-    fn path(&self) -> PathBuf {
-        self.shared.artifacts.path(self.bundle.digest)
     }
 
     /// Asks the child, and gives how long it was busy with it.

@@ -18,6 +18,9 @@ use crate::uplink::wall_clock;
 
 mod downloads;
 mod life;
+#[path = "../../tests/common/onnx.rs"]
+mod onnx;
+mod shadow;
 mod trials;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -277,6 +280,15 @@ impl Node {
                 memory_bytes: 4 * 1024 * 1024 * 1024,
                 timeout: PATIENCE,
             },
+            shadow_args: [
+                "slots::tests::shadow::shadow_bundle_child",
+                "--exact",
+                "--nocapture",
+                "--test-threads=1",
+            ]
+            .map(OsString::from)
+            .to_vec(),
+            stuck_after: PATIENCE,
             backoff: Backoff {
                 first: Duration::from_millis(20),
                 max: Duration::from_millis(50),
@@ -300,7 +312,9 @@ impl Node {
     }
 
     async fn start(&mut self) {
-        let slots = Slots::start(self.config.clone()).await.unwrap();
+        let slots = Slots::start(self.config.clone(), Labels::start(Vec::new()).0)
+            .await
+            .unwrap();
         let (deliveries, incoming) = mpsc::channel(8);
         slots.follow(incoming);
         self.slots = Some(slots);
