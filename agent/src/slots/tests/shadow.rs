@@ -407,10 +407,10 @@ async fn a_candidate_that_takes_more_memory_than_it_may_is_too_large() {
     let kib: u64 = line.unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
     bench.stop().await;
     let setup = Setup {
-        memory_bytes: kib * 1024 + 60_000_000,
+        memory_bytes: kib * 1024 + 30_000_000,
         ..Setup::default()
     };
-    // Twice 60 MB at once, where the volume is above 0.
+    // 60 MB at once, where the volume is above 0.
     let mut bench = Bench::start(Does::Until(Above::Fills { numbers: 15_000_000 }), &setup);
     bench.feed(-1.0);
     let found = bench.until(|found| found.windows == 1).await;
