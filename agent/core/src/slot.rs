@@ -27,9 +27,13 @@ use lamppost_models::release::BundleRef;
 use lamppost_models::rollout::Tags;
 use lamppost_models::time::Zone;
 use lamppost_models::topic::NodePath;
+use lamppost_models::trial::{Comparison, Watch};
 use lamppost_models::{Digest, Timestamp};
 
+mod active;
+mod alarm;
 mod backoff;
+mod candidate;
 mod effect;
 mod input;
 mod machine;
@@ -41,6 +45,9 @@ mod report;
 mod simulation;
 #[cfg(test)]
 mod tests;
+mod wanted;
+
+use alarm::Wait;
 
 pub use backoff::Backoff;
 pub use effect::Effect;
@@ -82,6 +89,10 @@ pub const FAILURES_MAX_DEFAULT: u32 = 3;
 /// week of trials a thousand writes of some kilobytes.
 pub const KEEP_S: u64 = 600;
 
+/// Crashes in probation from which on a version is refused where there is none to go back to, if its release sets fewer: power
+/// cuts count as crashes, and a gateway that is being installed sees some.
+pub const CRASHES_ALONE_MAX: u64 = 10;
+
 /// The slot of one model.
 #[derive(Debug)]
 pub struct SlotMachine {
@@ -93,12 +104,19 @@ pub struct SlotMachine {
     saving: Saving,
     running: Running,
     trial: Trial,
+    watching: Option<Watching>,
     /// Bundles that did not open: they are not tried again until the record names another one as active. No more than
     /// that one, the one before, and the factory's.
     unopened: Vec<Digest>,
     effects: VecDeque<Effect>,
     /// What the shell was last told to keep; `None` before the first time.
     kept: Option<Vec<Digest>>,
+    /// When the shell was asked to wake the machine.
+    alarm: Option<Timestamp>,
+    /// When progress was last taken into the draft.
+    kept_at: Timestamp,
+    /// What the shell last said the time is.
+    now: Timestamp,
 }
 
 /// The way of the draft to the disk.
@@ -109,7 +127,7 @@ enum Saving {
     /// The shell is writing, for the so-manieth time.
     Writing { record: Box<SlotRecord>, tries: u32 },
     /// The last try failed, and the next one waits.
-    Waiting { tries: u32 },
+    Waiting { tries: u32, wait: Wait },
 }
 
 /// What the shell's engine holds.
@@ -124,6 +142,8 @@ enum Running {
     Runs {
         held: Held,
         failures: u32,
+        /// Whether an inference has worked since.
+        worked: bool,
     },
 }
 
@@ -131,6 +151,11 @@ enum Running {
 #[derive(Debug)]
 enum Trial {
     None,
+    /// It is fetched once the hours for that come.
+    Closed {
+        bundle: BundleRef,
+        tries: u32,
+    },
     Fetching {
         bundle: BundleRef,
         received: u64,
@@ -139,13 +164,33 @@ enum Trial {
     Checking {
         bundle: BundleRef,
         tries: u32,
+        fetched_bytes: u64,
     },
+    /// It could not be had or tried, and is taken up again.
     Waiting {
         bundle: BundleRef,
         verdict: Verdict,
         detail: String,
         tries: u32,
+        wait: Wait,
+        /// Whether a server asked for it.
+        asked: bool,
     },
+    /// It runs beside the active version.
+    Shadowing {
+        bundle: BundleRef,
+        tries: u32,
+        against: Digest,
+        /// What earlier runs of the agent found.
+        before: Comparison,
+        /// That and what this one found.
+        found: Comparison,
+    },
+    /// It met its terms, and goes live once the hours for that come.
+    Ready {
+        bundle: BundleRef,
+    },
+    /// It is the active one, as soon as that is on disk.
     Passed {
         bundle: BundleRef,
     },
@@ -154,4 +199,14 @@ enum Trial {
         verdict: Verdict,
         detail: String,
     },
+}
+
+/// A version in probation.
+#[derive(Debug)]
+struct Watching {
+    digest: Digest,
+    /// What earlier runs of the agent found.
+    before: Watch,
+    /// That and what this one found.
+    found: Watch,
 }

@@ -30,10 +30,20 @@ impl Backoff {
                 .unwrap_or(u32::MAX),
         );
         let full = doubled.min(self.max);
+        full.div_f64(2.0) + full.mul_f64(self.chance(tries) / 2.0)
+    }
+
+    /// The wait that a server asked for, and up to half as much again by chance: those that it sent away together do not
+    /// come back together.
+    pub fn spread(&self, asked: Duration, tries: u32) -> Duration {
+        asked.saturating_add(asked.mul_f64(self.chance(tries) / 2.0))
+    }
+
+    /// A number in 0..1.
+    fn chance(&self, tries: u32) -> f64 {
         let chance = mix(self.seed.wrapping_add(u64::from(tries)));
-        // The upper 53 bits are a number in 0..1 that f64 holds exactly.
-        let share = (chance >> 11) as f64 / (1_u64 << 53) as f64;
-        full.div_f64(2.0) + full.mul_f64(share / 2.0)
+        // The upper 53 bits are one that f64 holds exactly.
+        (chance >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 

@@ -107,7 +107,8 @@ pub enum Input {
         detail: String,
     },
     /// How the running version did, in all since [`Effect::Watch`]; its crashes are the machine's to count, and what is said
-    /// of them is ignored. `before` is taken from the first one that has it. As often as [`Input::Shadowed`].
+    /// of them is ignored. `before` counts once it has met more labels than what is known of that version from the shadow. As often
+    /// as [`Input::Shadowed`].
     ///
     /// [`Effect::Watch`]: super::Effect::Watch
     Watched {

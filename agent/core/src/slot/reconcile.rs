@@ -1,8 +1,7 @@
-//! The one place where it is said what follows from what is on disk.
+//! The one place where it is said what follows from the record and its draft.
 
-use lamppost_models::bundle::BUNDLE_BYTES_MAX;
-
-use super::{BundleRef, Digest, Effect, Held, Running, Saving, SlotMachine, Trial, Verdict};
+use super::alarm::Wait;
+use super::{Digest, Effect, Held, Running, Saving, SlotMachine, Trial, Watching};
 
 /// What should run.
 enum Next<'a> {
@@ -16,12 +15,16 @@ enum Next<'a> {
 
 impl SlotMachine {
     pub(super) fn go_on(&mut self) {
+        self.obey();
+        self.advance_candidate();
+        self.advance_probation();
         if self.draft != self.saved
             && let Saving::Idle = self.saving
         {
             self.save(1);
         }
         self.reconcile();
+        self.set_alarm();
     }
 
     pub(super) fn save(&mut self, tries: u32) {
@@ -49,16 +52,36 @@ impl SlotMachine {
 
     pub(super) fn save_failed(&mut self) {
         if let Saving::Writing { tries, .. } = self.saving {
-            self.saving = Saving::Waiting { tries };
-            self.effects
-                .push_back(Effect::RetryAfter(self.setup.backoff.delay(tries)));
+            let wait = Wait::new(self.now, self.setup.backoff.delay(tries));
+            self.saving = Saving::Waiting { tries, wait };
         }
     }
 
-    /// Says what follows from what is on disk. It changes nothing that is on disk, so that it may be called at any time.
+    /// Takes up what waits: what has waited long enough, or, where there is reason to believe that it would work now, all but
+    /// what a server asked to wait.
+    pub(super) fn retry(&mut self, all: bool) {
+        if let Saving::Waiting { tries, wait } = self.saving
+            && (all || wait.left(self.now).is_none())
+        {
+            self.save(tries.saturating_add(1));
+        }
+        if let Trial::Waiting {
+            bundle,
+            tries,
+            asked: false,
+            ..
+        } = &self.trial
+            && all
+        {
+            self.fetch(bundle.clone(), *tries);
+        }
+    }
+
+    /// Says what follows from the record and its draft. It changes neither, so that it may be called at any time.
     fn reconcile(&mut self) {
         self.reconcile_running();
         self.reconcile_trial();
+        self.reconcile_watch();
         let keeps = self.keeps();
         // What is kept anew is not there yet: only what is not kept any more is a reason to delete.
         let gone = |kept: &Vec<Digest>| kept.iter().any(|digest| !keeps.contains(digest));
@@ -71,13 +94,16 @@ impl SlotMachine {
     fn reconcile_running(&mut self) {
         if self
             .runs()
-            .is_some_and(|held| self.saved.quarantined(&held.bundle.digest).is_some())
+            .is_some_and(|held| self.bar(held.bundle.digest).is_some())
         {
             self.effects.push_back(Effect::Deactivate);
             self.running = Running::Nothing;
         }
         let next = match self.next_to_run() {
-            Next::Stay => return,
+            Next::Stay => {
+                self.stop_opening_what_is_barred();
+                return;
+            }
             Next::Nothing => None,
             Next::Run(next) => Some(next.clone()),
         };
@@ -100,85 +126,142 @@ impl SlotMachine {
         }
     }
 
-    /// What should run: that which is on disk as the active one.
-    ///
-    /// When that does not open, the bundle that is fallen back to need not be written down first: it is on disk as the
-    /// one before, or configured, and every start comes to the same.
-    fn next_to_run(&self) -> Next<'_> {
-        let opens = |held: &&Held| !self.unopened.contains(&held.bundle.digest);
-        match &self.saved.active {
-            None => return Next::Nothing,
-            Some(active) if opens(&active) => return Next::Run(active),
-            Some(_) => {}
-        }
-        let previous = self.saved.previous.as_ref().map(|held| &held.bundle);
-        let mut known = previous.into_iter().chain(&self.setup.factory);
-        match self.draft.active.as_ref().filter(opens) {
-            Some(next) if known.any(|bundle| bundle.digest == next.bundle.digest) => {
-                Next::Run(next)
-            }
-            Some(_) | None => Next::Stay,
+    fn stop_opening_what_is_barred(&mut self) {
+        if let Running::Opening { next, .. } = &self.running
+            && self.bar(next.bundle.digest).is_some()
+        {
+            self.effects.push_back(Effect::Deactivate);
+            self.running = Running::Nothing;
         }
     }
 
+    /// What should run: that which is on disk as the active one.
+    ///
+    /// The way back need not be written down first: what is gone back to is on disk as the one before, or configured, and a
+    /// node that is cut off meanwhile starts with the version that it was about to leave, and leaves it again.
+    fn next_to_run(&self) -> Next<'_> {
+        if self.mark_is_on_its_way() {
+            return Next::Stay;
+        }
+        let opens = |held: &&Held| {
+            let digest = held.bundle.digest;
+            !self.unopened.contains(&digest) && self.bar(digest).is_none()
+        };
+        let held = [&self.saved.active, &self.saved.previous];
+        let mut known = held
+            .into_iter()
+            .flatten()
+            .map(|held| &held.bundle)
+            .chain(&self.setup.factory);
+        // What is promoted is no way back, even to a bundle that is still on the disk from an earlier trial.
+        let back = |held: &&Held| {
+            let digest = held.bundle.digest;
+            let active = self.saved.active_digest() == Some(digest);
+            active || !self.on_probation(digest) && known.any(|bundle| bundle.digest == digest)
+        };
+        let next = self.draft.active.as_ref().filter(opens);
+        match (next.filter(back), &self.saved.active) {
+            (Some(next), _) => Next::Run(next),
+            (_, None) => Next::Nothing,
+            (_, Some(active)) if opens(&active) => Next::Run(active),
+            (_, Some(_)) => Next::Stay,
+        }
+    }
+
+    /// Whether it is being written down, for the first time, that the agent has begun to run a version in probation: a
+    /// version that ends the agent whenever it runs would otherwise never be counted. A disk that refuses it does not keep
+    /// a node from running.
+    fn mark_is_on_its_way(&self) -> bool {
+        let (Some(saved), Some(draft)) = (&self.saved.trial, &self.draft.trial) else {
+            return false;
+        };
+        let crashes = |probation: &Option<lamppost_models::trial::Watch>| {
+            probation.as_ref().map_or(0, |watch| watch.crashes)
+        };
+        let marked =
+            saved.ended == draft.ended && crashes(&saved.probation) == crashes(&draft.probation);
+        let first = matches!(self.saving, Saving::Writing { tries: 1, .. });
+        matches!(self.running, Running::Nothing)
+            && self.saved.active_digest() == Some(saved.bundle.digest)
+            && !marked
+            && first
+    }
+
     fn reconcile_trial(&mut self) {
-        let wanted = self.decisive().map(|remembered| remembered.stable.clone());
+        let of = |record| Self::wanted(&self.setup, record).map(|wanted| wanted.bundle);
+        // What is wanted on the disk and still wanted now.
+        let wanted = of(&self.saved).filter(|wanted| Some(wanted) == of(&self.draft).as_ref());
         let wanted = wanted.filter(|wanted| Some(wanted.digest) != self.saved.active_digest());
-        let under_way = self.under_way();
-        if let Some(digest) = under_way {
-            let passed = matches!(self.trial, Trial::Passed { .. });
-            if wanted
+        let bar = wanted.as_ref().and_then(|bundle| self.bar_bundle(bundle));
+        if let Some(digest) = self.under_way() {
+            let same = wanted
                 .as_ref()
-                .is_some_and(|wanted| wanted.digest == digest)
-            {
+                .is_some_and(|wanted| wanted.digest == digest);
+            if same && bar.is_none() {
                 return;
             }
-            if !passed {
+            if matches!(self.trial, Trial::Shadowing { .. }) {
+                self.effects.push_back(Effect::StopShadow(digest));
+            }
+            if !matches!(self.trial, Trial::Passed { .. }) {
                 self.effects.push_back(Effect::Cancel(digest));
             }
         }
-        let Some(bundle) = wanted else {
-            self.trial = Trial::None;
-            return;
-        };
-        if let Some(entry) = self.draft.quarantined(&bundle.digest) {
-            self.trial = Trial::Refused {
+        self.trial = match (wanted, bar) {
+            (None, _) => Trial::None,
+            (Some(bundle), Some((verdict, detail))) => Trial::Refused {
                 bundle,
-                verdict: entry.verdict,
-                detail: entry.detail.clone(),
-            };
-        } else if bundle.bytes > BUNDLE_BYTES_MAX {
-            let detail = format!(
-                "the release names {} bytes, the limit is {BUNDLE_BYTES_MAX}",
-                bundle.bytes
-            );
-            self.trial = Trial::Refused {
-                bundle,
-                verdict: Verdict::Unusable,
+                verdict,
                 detail,
-            };
-        } else {
-            self.fetch(bundle, 0);
-        }
+            },
+            (Some(bundle), None) => {
+                self.fetch(bundle, 0);
+                return;
+            }
+        };
     }
 
     /// The bundle on trial, unless the trial is over.
     fn under_way(&self) -> Option<Digest> {
         match &self.trial {
-            Trial::Fetching { bundle, .. }
+            Trial::Passed { bundle } => {
+                Some(bundle.digest).filter(|digest| self.draft.active_digest() == Some(*digest))
+            }
+            Trial::Closed { bundle, .. }
+            | Trial::Fetching { bundle, .. }
             | Trial::Checking { bundle, .. }
             | Trial::Waiting { bundle, .. }
-            | Trial::Passed { bundle } => Some(bundle.digest),
+            | Trial::Shadowing { bundle, .. }
+            | Trial::Ready { bundle } => Some(bundle.digest),
             Trial::None | Trial::Refused { .. } => None,
         }
     }
 
-    pub(super) fn fetch(&mut self, bundle: BundleRef, tries: u32) {
-        self.effects.push_back(Effect::Fetch(bundle.clone()));
-        self.trial = Trial::Fetching {
-            bundle,
-            received: 0,
-            tries,
+    /// A version in probation is watched while it runs.
+    fn reconcile_watch(&mut self) {
+        let runs = match &self.running {
+            Running::Runs { held, .. } => Some(held.bundle.digest),
+            Running::Nothing | Running::Opening { .. } => None,
         };
+        let record = self.draft.trial.as_ref();
+        let watched = record.filter(|record| record.terms.probation.is_some());
+        let digest = runs.filter(|digest| watched.is_some() && self.on_probation(*digest));
+        if self.watching.as_ref().map(|watching| watching.digest) == digest {
+            return;
+        }
+        if let Some(watching) = self.watching.take() {
+            self.effects.push_back(Effect::StopWatch(watching.digest));
+        }
+        if let Some(digest) = digest {
+            let before = record
+                .and_then(|record| record.probation.clone())
+                .unwrap_or_default();
+            self.effects.push_back(Effect::Watch(digest));
+            self.watching = Some(Watching {
+                digest,
+                found: before.clone(),
+                before,
+            });
+        }
     }
 }

@@ -53,8 +53,11 @@ pub struct Held {
     pub bundle: BundleRef,
     /// When it was activated, by the node's clock.
     pub since: Timestamp,
-    /// Whether an inference has worked since.
+    /// Whether its trial is over; where it has none, whether an inference has worked since.
     pub proven: bool,
+    /// Whether it was left in its probation, or that was cut short: then it is not proven before it is tried again.
+    #[serde(default)]
+    pub left: bool,
 }
 
 /// A release that was taken in.
@@ -124,6 +127,9 @@ pub struct TrialRecord {
     /// Whether, in probation, the agent's run ended on purpose. The next one takes it back.
     #[serde(default)]
     pub ended: bool,
+    /// Whether its file was lost while it was active: it is fetched again, and the trial goes on from where it was.
+    #[serde(default)]
+    pub lost: bool,
 }
 
 /// A bundle that failed and is not tried again.
@@ -203,6 +209,16 @@ impl Remembered {
             whole: true,
             keys: keys.to_vec(),
         }
+    }
+
+    /// Whether both want the same, whoever signed them.
+    pub(super) fn wants_as(&self, other: &Self) -> bool {
+        let keys = other.keys.clone();
+        *other
+            == Self {
+                keys,
+                ..self.clone()
+            }
     }
 
     /// What a node is to run, and the rollout if it is the candidate: as [`Release::wanted`].

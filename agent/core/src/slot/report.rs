@@ -1,6 +1,8 @@
 //! What is told of a slot.
 
 use lamppost_models::message::{ActiveSlot, CandidateSlot, ReportedModel, TrialState};
+use lamppost_models::release::BundleRef;
+use lamppost_models::trial::TrialReport;
 
 use super::{Held, SlotMachine, Trial};
 
@@ -20,9 +22,50 @@ impl SlotMachine {
             active: self.runs().map(slot),
             candidate: self.candidate(),
             previous: self.saved.previous.as_ref().map(slot),
-            release: self.decisive().map(|remembered| remembered.sequence),
-            trial: None,
+            release: Self::decisive(&self.setup, &self.saved).map(|remembered| remembered.sequence),
+            trial: self.trial_report(),
         }
+    }
+
+    fn trial_report(&self) -> Option<TrialReport> {
+        let record = self.saved.trial.as_ref()?;
+        let mut report = TrialReport {
+            version: record.bundle.version.clone(),
+            digest: record.bundle.digest,
+            release: record.release,
+            rollout: record.rollout,
+            since: record.since,
+            phase: record.phase.clone(),
+            shadow: record.shadow.clone(),
+            probation: record.probation.clone(),
+            fetched_bytes: record.fetched_bytes,
+        };
+        // What is newer than the disk.
+        if let Trial::Shadowing { bundle, found, .. } = &self.trial
+            && record.is_of(bundle.digest)
+        {
+            report.shadow = Some(found.clone());
+        }
+        if let Some(watching) = &self.watching
+            && record.is_of(watching.digest)
+        {
+            report.probation = Some(watching.found.clone());
+        }
+        Some(report)
+    }
+
+    fn waiting(&self, bundle: &BundleRef, what: &str) -> TrialState {
+        let hours = self.closed();
+        let reason = hours.map_or_else(
+            || format!("{what} of version {} is about to begin", bundle.version),
+            |(hours, _)| {
+                format!(
+                    "{what} waits for the hours {hours}, time zone {}",
+                    self.setup.zone
+                )
+            },
+        );
+        TrialState::Waiting { reason }
     }
 
     fn candidate(&self) -> Option<CandidateSlot> {
@@ -48,6 +91,17 @@ impl SlotMachine {
                     bytes: bundle.bytes,
                 },
             ),
+            Trial::Closed { bundle, .. } => (bundle, self.waiting(bundle, "the download")),
+            Trial::Ready { bundle } => (bundle, self.waiting(bundle, "the change")),
+            Trial::Shadowing { bundle, found, .. } => {
+                let terms = self.draft.trial.as_ref().map(|record| &record.terms);
+                let shadow = terms.and_then(|terms| terms.shadow.as_ref());
+                let state = TrialState::Shadowing {
+                    windows: found.windows,
+                    of: shadow.map_or(0, |shadow| shadow.windows),
+                };
+                (bundle, state)
+            }
             Trial::Checking { bundle, .. } | Trial::Passed { bundle } => {
                 (bundle, TrialState::Checking)
             }

@@ -67,6 +67,7 @@ pub(super) fn setup(factory: Option<u64>) -> SlotSetup {
 struct Bench {
     machine: SlotMachine,
     saved: Option<SlotRecord>,
+    now: Timestamp,
 }
 
 impl Bench {
@@ -74,11 +75,12 @@ impl Bench {
         Self {
             machine: SlotMachine::start(setup(factory), None, NOW),
             saved: None,
+            now: NOW,
         }
     }
 
     fn restart(&mut self, factory: Option<u64>) {
-        self.machine = SlotMachine::start(setup(factory), self.saved.clone(), NOW);
+        self.machine = SlotMachine::start(setup(factory), self.saved.clone(), self.now);
     }
 
     /// Saves what is to be saved, and names what else is to be done.
@@ -88,7 +90,7 @@ impl Bench {
             effects.push(match effect {
                 Effect::Save(record) => {
                     self.saved = Some(record);
-                    self.machine.handle(Input::Saved, NOW);
+                    self.machine.handle(Input::Saved, self.now);
                     "save".to_owned()
                 }
                 Effect::Fetch(bundle) => format!("fetch {}", bundle.version),
@@ -117,17 +119,25 @@ impl Bench {
 
     fn release(&mut self, name: &str, sequence: u64, number: u64) -> Result<Taken, ReleaseRefusal> {
         let group = group(name);
-        self.machine.release(
-            &group,
-            &model(),
-            &release(&group, sequence, number),
-            &[],
-            NOW,
-        )
+        let mut release = release(&group, sequence, number);
+        release.expires_at = self.now.offset_ms(1000);
+        self.take(&release)
+    }
+
+    fn take(&mut self, release: &Release) -> Result<Taken, ReleaseRefusal> {
+        let group = release.group.clone();
+        self.machine
+            .release(&group, &model(), release, &[], self.now)
     }
 
     fn input(&mut self, input: Input) {
-        self.machine.handle(input, NOW);
+        self.machine.handle(input, self.now);
+    }
+
+    /// The longest time between two tries passes.
+    fn retry(&mut self) {
+        self.now = self.now.after(Backoff::new(1).max);
+        self.input(Input::Retry);
     }
 
     fn fetched(&mut self, number: u64) {
@@ -151,6 +161,10 @@ impl Bench {
             digest: digest(number),
             outcome,
         });
+    }
+
+    fn passed(&mut self, number: u64) {
+        self.checked(number, CheckOutcome::Passed(Preflight::default()));
     }
 
     fn refused(&mut self, number: u64, verdict: Verdict) {
@@ -196,7 +210,7 @@ impl Bench {
         self.expect(&["save", &format!("fetch 1.{number}.0")]);
         self.fetched(number);
         self.expect(&[&format!("check 1.{number}.0")]);
-        self.checked(number, CheckOutcome::Passed(Preflight::default()));
+        self.passed(number);
         self.expect(&["save", &format!("activate 1.{number}.0")]);
         self.activated(number);
         self.expect(&[]);
@@ -248,7 +262,7 @@ fn a_release_is_fetched_checked_and_activated_in_this_order() {
     bench.fetched(1);
     bench.expect(&["check 1.1.0"]);
     assert_eq!(bench.shown(), "1.1.0 checking < - < -");
-    bench.checked(1, CheckOutcome::Passed(Preflight::default()));
+    bench.passed(1);
     bench.expect(&["save", "activate 1.1.0"]);
     bench.activated(1);
     bench.worked(1);
@@ -270,16 +284,16 @@ fn nothing_takes_effect_before_it_is_saved() {
     assert_eq!(bench.shown(), "- < - < -");
     bench.input(Input::SaveFailed);
     bench.expect(&["retry"]);
-    bench.input(Input::Retry);
+    bench.retry();
     bench.expect(&["save", "fetch 1.1.0"]);
     bench.fetched(1);
     bench.expect(&["check 1.1.0"]);
-    bench.checked(1, CheckOutcome::Passed(Preflight::default()));
+    bench.passed(1);
     assert!(matches!(bench.machine.next_effect(), Some(Effect::Save(_))));
     bench.input(Input::SaveFailed);
     bench.expect(&["retry"]);
     assert_eq!(bench.shown(), "1.1.0 checking < - < -");
-    bench.input(Input::Retry);
+    bench.retry();
     bench.expect(&["save", "activate 1.1.0"]);
 }
 
@@ -362,7 +376,7 @@ fn a_bundle_that_fails_its_check_is_not_tried_again_and_the_active_one_stays() {
     bench.expect(&["save"]);
     assert_eq!(bench.shown(), "1.2.0 GoldenMismatch < 1.1.0 < -");
     assert_eq!(bench.machine.keeps(), [digest(1)]);
-    bench.input(Input::Retry);
+    bench.retry();
     bench.release("all", 3, 2).unwrap();
     bench.expect(&["save"]);
     bench.restart(None);
@@ -409,7 +423,7 @@ fn an_artifact_that_cannot_be_had_is_tried_again_and_again() {
             panic!("no retry")
         };
         delays.push(delay);
-        bench.input(Input::Retry);
+        bench.retry();
         bench.expect(&["fetch 1.1.0"]);
     }
     assert!(
@@ -425,7 +439,7 @@ fn an_artifact_that_cannot_be_had_is_tried_again_and_again() {
     bench.expect(&["retry"]);
     assert_eq!(bench.release("all", 1, 1), Ok(Taken::Known));
     bench.expect(&["fetch 1.1.0"]);
-    bench.input(Input::Retry);
+    bench.retry();
     bench.expect(&[]);
 }
 
@@ -442,7 +456,7 @@ fn what_came_altered_is_fetched_again_and_not_held_against_the_bundle() {
     });
     bench.expect(&["retry"]);
     assert_eq!(bench.shown(), "1.1.0 DigestMismatch < - < -");
-    bench.input(Input::Retry);
+    bench.retry();
     bench.expect(&["fetch 1.1.0"]);
     bench.fetched(1);
     bench.expect(&["check 1.1.0"]);
@@ -452,7 +466,7 @@ fn what_came_altered_is_fetched_again_and_not_held_against_the_bundle() {
             detail: "no memory for a process".to_owned(),
         },
     );
-    bench.expect(&["retry"]);
+    bench.expect(&["save", "retry"]);
     assert_eq!(bench.shown(), "1.1.0 Unavailable < - < -");
 }
 
@@ -467,9 +481,9 @@ fn a_newer_release_takes_the_place_of_one_under_way() {
     bench.expect(&[]);
     bench.fetched(2);
     bench.expect(&["check 1.2.0"]);
-    bench.checked(1, CheckOutcome::Passed(Preflight::default()));
+    bench.passed(1);
     bench.expect(&[]);
-    bench.checked(2, CheckOutcome::Passed(Preflight::default()));
+    bench.passed(2);
     bench.expect(&["save", "activate 1.2.0"]);
 }
 
@@ -515,8 +529,15 @@ fn what_is_kept_to_roll_back_to_is_the_last_that_worked() {
     bench.bring_up(1, 1);
     bench.release("all", 2, 2).unwrap();
     bench.fetched_to_running(2);
+    // Nothing has come for it yet, and nobody wants it any more.
     bench.release("all", 3, 3).unwrap();
-    bench.fetched_to_running(3);
+    bench.expect(&["save", "activate 1.1.0", "fetch 1.3.0"]);
+    bench.activated(1);
+    bench.fetched(3);
+    bench.expect(&["check 1.3.0"]);
+    bench.passed(3);
+    bench.expect(&["save", "activate 1.3.0"]);
+    bench.activated(3);
     assert_eq!(bench.shown(), "- < 1.3.0 < 1.1.0");
     (0..3).for_each(|_| bench.failed(3));
     bench.expect(&["save", "deactivate", "activate 1.1.0"]);
@@ -547,7 +568,7 @@ fn a_damaged_file_falls_back_and_is_fetched_again() {
     assert_eq!(bench.shown(), "1.2.0 fetching 0/1002 < 1.9.0 < -");
     bench.fetched(2);
     bench.expect(&["check 1.2.0"]);
-    bench.checked(2, CheckOutcome::Passed(Preflight::default()));
+    bench.passed(2);
     bench.expect(&["save", "activate 1.2.0"]);
     bench.activated(2);
     assert_eq!(bench.shown(), "- < 1.2.0 < 1.9.0");
@@ -569,7 +590,7 @@ fn a_disk_that_cannot_be_written_does_not_keep_the_version_before_from_running()
     bench.input(Input::SaveFailed);
     bench.expect(&["activate 1.1.0", "retry"]);
     bench.activated(1);
-    bench.input(Input::Retry);
+    bench.retry();
     bench.expect(&["save"]);
     assert_eq!(bench.shown(), "1.2.0 Unusable < 1.1.0 < -");
 }
@@ -598,7 +619,7 @@ fn the_factory_bundle_runs_until_a_release_comes_and_may_change() {
     bench.worked(8);
     bench.expect(&["save"]);
     bench.restart(Some(9));
-    bench.expect(&["save", "activate 1.8.0", "activate 1.9.0"]);
+    bench.expect(&["save", "activate 1.9.0"]);
     bench.activated(9);
     assert_eq!(bench.shown(), "- < 1.9.0 < 1.8.0");
     bench.bring_up(1, 1);
@@ -626,8 +647,14 @@ fn an_operator_can_go_back_to_the_version_before() {
     bench.bring_up(1, 1);
     bench.bring_up(2, 2);
     bench.release("all", 3, 1).unwrap();
-    bench.fetched_to_running(1);
+    bench.expect(&["save", "activate 1.1.0"]);
+    bench.activated(1);
     assert_eq!(bench.shown(), "- < 1.1.0 < 1.2.0");
+    // And forth, since it had passed.
+    bench.release("all", 4, 2).unwrap();
+    bench.expect(&["save", "activate 1.2.0"]);
+    bench.activated(2);
+    assert_eq!(bench.shown(), "- < 1.2.0 < 1.1.0");
 }
 
 #[test]
