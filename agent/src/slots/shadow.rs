@@ -98,6 +98,7 @@ impl Run {
                     self.tell(told).await;
                     continue;
                 }
+                gone = process.ended() => return gone.into(),
             };
             let begun = Instant::now();
             let busy = match self.ask(&mut process, &given).await {
@@ -117,8 +118,7 @@ impl Run {
                     };
                     begun.elapsed()
                 }
-                Err(Gone::Ended { verdict, detail }) => return refused(verdict, detail),
-                Err(Gone::Undecided { detail }) => return ShadowEnd::Undecided { detail },
+                Err(gone @ (Gone::Ended { .. } | Gone::Undecided { .. })) => return gone.into(),
             };
             free_at = begun + busy.div_f64(share);
             if told.is_due(&self.beside.comparison()) {
@@ -138,11 +138,7 @@ impl Run {
             .map_err(|error| undecided(&error))?;
         let path = self.shared.artifacts.path(self.bundle.digest);
         let opened = self.shared.shadows.open(&path).await;
-        opened.map_err(|gone| match gone {
-            Gone::Late { detail } => refused(Verdict::Failing, detail),
-            Gone::Ended { verdict, detail } => refused(verdict, detail),
-            Gone::Undecided { detail } => ShadowEnd::Undecided { detail },
-        })
+        opened.map_err(ShadowEnd::from)
     }
 
     /// Asks the child, and gives how long it was busy with it.
@@ -234,6 +230,16 @@ impl Told {
     fn is_due(&self, now: &Comparison) -> bool {
         now.candidate.failures > self.0.candidate.failures
             || now.windows >= self.0.windows + TELL_WINDOWS
+    }
+}
+
+impl From<Gone> for ShadowEnd {
+    fn from(gone: Gone) -> Self {
+        match gone {
+            Gone::Late { detail } => refused(Verdict::Failing, detail),
+            Gone::Ended { verdict, detail } => refused(verdict, detail),
+            Gone::Undecided { detail } => Self::Undecided { detail },
+        }
     }
 }
 

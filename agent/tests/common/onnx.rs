@@ -100,7 +100,10 @@ fn branch(above: Above) -> Vec<u8> {
                 vec![node("Add", &["sum_in", "one"], "sum_out", &[])],
                 vec![],
             );
-            let attributes = [graph_attribute("body", &turn), int_attribute("num_scan_inputs", 1)];
+            let attributes = [
+                graph_attribute("body", &turn),
+                int_attribute("num_scan_inputs", 1),
+            ];
             let nodes = vec![
                 node("Mul", &["x", "cube"], "nothing", &[]),
                 node("Expand", &["nothing", "size"], "row", &[]),
@@ -225,6 +228,9 @@ fn cube(name: &str) -> Vec<u8> {
 }
 
 fn longs(name: &str, values: &[i64]) -> Vec<u8> {
-    let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let raw: Vec<u8> = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
     tensor(name, &[i64::try_from(values.len()).unwrap()], 7, &raw)
 }

@@ -451,7 +451,8 @@ fn losses_are_told_apart_from_those_of_an_earlier_time() {
         bench.predict(ts, None, said);
     }
     let join = &mut bench.join;
-    let mut label = |join: &mut LabelJoin, ts| join.label(at(ts), Some(&Value::Number(0.0)), |_| {});
+    let mut label =
+        |join: &mut LabelJoin, ts| join.label(at(ts), Some(&Value::Number(0.0)), |_| {});
     label(join, 2);
     let base = join.losses(&digest("v1"));
     label(join, 3);
@@ -464,5 +465,8 @@ fn losses_are_told_apart_from_those_of_an_earlier_time() {
     assert!((since.variance() - 2.0).abs() < 1e-9);
     let both = join.losses(&digest("v1")).and(base).moments();
     assert_eq!((both.n, both.mean), (4, 2.5));
-    assert_eq!(join.losses(&digest("unheard of")).moments(), Moments::default());
+    assert_eq!(
+        join.losses(&digest("unheard of")).moments(),
+        Moments::default()
+    );
 }

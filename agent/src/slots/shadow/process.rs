@@ -151,6 +151,13 @@ impl Process {
         }
     }
 
+    /// Waits until the child ends though nobody asked it for anything.
+    pub(super) async fn ended(&mut self) -> Gone {
+        // Whatever that comes to, it is asked again and then told.
+        drop(self.child.wait().await);
+        self.gone(WireError::End).await
+    }
+
     /// What became of the child, whose conversation broke with `error`.
     async fn gone(&mut self, error: WireError) -> Gone {
         // A window that it did not take, or an output at its end, is how its own end shows.

@@ -128,7 +128,8 @@ async fn the_factory_bundle_runs_from_the_start_and_a_release_takes_its_place() 
     node.stop().await;
     std::fs::write(&factory, b"no bundle").unwrap();
     let refused = Slots::start(node.config.clone(), Labels::start(Vec::new()).0)
-        .await.unwrap_err();
+        .await
+        .unwrap_err();
     assert!(matches!(refused, SlotsError::Factory { .. }), "{refused}");
 }
 

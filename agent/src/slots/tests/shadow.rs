@@ -147,7 +147,9 @@ impl Bench {
         let next = tokio::time::timeout(PATIENCE, self.done.recv()).await;
         match next.expect("it says something").unwrap().what {
             What::Input(input) => input,
-            What::Checked { .. } | What::Opened { .. } => panic!("a shadow checks and opens nothing"),
+            What::Checked { .. } | What::Opened { .. } => {
+                panic!("a shadow checks and opens nothing")
+            }
         }
     }
 
@@ -338,8 +340,7 @@ async fn a_stop_ends_the_child_whatever_it_does() {
 
 /// Whether a process is there and not only remembered.
 fn is_there(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.contains(") Z "))
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -404,19 +405,33 @@ async fn a_candidate_that_takes_more_memory_than_it_may_is_too_large() {
     bench.until(|found| found.windows == 1).await;
     let status = std::fs::read_to_string(format!("/proc/{}/status", child_of(&bench))).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmSize:"));
-    let kib: u64 = line.unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
+    let kib: u64 = line
+        .unwrap()
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
     bench.stop().await;
     let setup = Setup {
         memory_bytes: kib * 1024 + 30_000_000,
         ..Setup::default()
     };
     // 60 MB at once, where the volume is above 0.
-    let mut bench = Bench::start(Does::Until(Above::Fills { numbers: 15_000_000 }), &setup);
+    let mut bench = Bench::start(
+        Does::Until(Above::Fills {
+            numbers: 15_000_000,
+        }),
+        &setup,
+    );
     bench.feed(-1.0);
     let found = bench.until(|found| found.windows == 1).await;
     assert_eq!(found.candidate.failures, 0);
     bench.feed(1.0);
     let (_, verdict, detail) = bench.refused().await;
     assert_eq!(verdict, Verdict::TooLarge, "{detail}");
-    assert!(detail.contains("memory allocation of 60000000 bytes failed"), "{detail}");
+    assert!(
+        detail.contains("memory allocation of 60000000 bytes failed"),
+        "{detail}"
+    );
 }
