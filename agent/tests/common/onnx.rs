@@ -20,8 +20,8 @@ pub(crate) enum Above {
     Nan,
     /// Adds up so many ones, one after the other.
     Counts { turns: i64 },
-    /// Fills so many numbers with the volume.
-    Fills { numbers: i64 },
+    /// Fills three squares of so many numbers a side.
+    Fills { side: i64 },
 }
 
 /// A bundle of that version.
@@ -112,18 +112,22 @@ fn branch(above: Above) -> Vec<u8> {
             let constants = vec![cube("cube"), longs("size", &[turns, 1, 1])];
             graph("then", &[], "then_out", nodes, constants)
         }
-        Above::Fills { numbers } => {
+        Above::Fills { side } => {
             let nodes = vec![
-                node("Expand", &["x", "size"], "large", &[]),
-                node("Sin", &["large"], "waves", &[]),
+                node("Expand", &["x", "tall"], "column", &[]),
+                node("Expand", &["x", "wide"], "row", &[]),
+                node("MatMul", &["column", "row"], "square", &[]),
+                node("Sin", &["square"], "sine", &[]),
+                node("Cos", &["square"], "cosine", &[]),
+                node("Add", &["sine", "cosine"], "sum", &[]),
                 node(
                     "ReduceMax",
-                    &["waves"],
+                    &["sum"],
                     "then_out",
                     &[int_attribute("keepdims", 1)],
                 ),
             ];
-            let constants = vec![longs("size", &[numbers, 1])];
+            let constants = vec![longs("tall", &[side, 1]), longs("wide", &[1, side])];
             graph("then", &[], "then_out", nodes, constants)
         }
     }
