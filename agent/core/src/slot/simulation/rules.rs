@@ -28,8 +28,10 @@ impl World {
                 known.sequence
             );
         }
-        let json = serde_json::to_string(record).unwrap();
-        assert_eq!(serde_json::from_str::<SlotRecord>(&json).unwrap(), *record);
+        if record.generation.is_multiple_of(8) {
+            let json = serde_json::to_string(record).unwrap();
+            assert_eq!(serde_json::from_str::<SlotRecord>(&json).unwrap(), *record);
+        }
         let (Some(trial), was) = (&record.trial, &before.trial) else {
             return;
         };
@@ -173,6 +175,17 @@ impl World {
         assert_eq!(beside, shadowing, "what runs beside is what the slot tries");
         let watched = self.watch.as_ref().map(|(digest, _)| *digest);
         assert!(watched.is_none() || watched == self.cell);
+    }
+
+    /// Whether nothing is under way that time alone would move on.
+    pub(super) fn is_quiet(&self) -> bool {
+        let trial = self.machine.record().trial.as_ref();
+        let over = trial.is_none_or(|trial| {
+            !matches!(trial.phase, TrialPhase::Candidate | TrialPhase::Probation)
+        });
+        over && self.alarm.is_none()
+            && self.jobs.is_empty()
+            && matches!(self.machine.trial, Trial::None | Trial::Refused { .. })
     }
 
     /// When the world has been kind for long enough.
