@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 
 use lamppost_coordinator_core::progress::{self, Summary};
-use lamppost_coordinator_core::rollout::Rollout;
+use lamppost_coordinator_core::rollout::audit::{Entry, Head};
+use lamppost_coordinator_core::rollout::campaign::{Assessment, Campaign, Ending, Verdict};
+use lamppost_coordinator_core::rollout::plan::Plan;
+use lamppost_coordinator_core::rollout::policy::Policy;
+use lamppost_coordinator_core::rollout::{Rollout, Target};
 use lamppost_coordinator_core::{Account, Presence, Shelf};
 use lamppost_models::manifest::Task;
-use lamppost_models::release::PublicKey;
+use lamppost_models::release::{BundleRef, PublicKey};
 use lamppost_models::{
     Digest, GroupId, Manifest, ModelName, NodePath, Prediction, Reported, Status, StreamName,
     Timestamp, V1,
@@ -17,6 +21,9 @@ use serde::{Deserialize, Serialize};
 mod position;
 
 pub use position::{ParsePositionError, Position};
+
+/// The header that says who asks, for the audit log: `user@host`, say.
+pub const BY_HEADER: &str = "lamppost-by";
 
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,8 +88,8 @@ pub struct ModelDetail {
     pub manifest: Box<Manifest>,
 }
 
-/// Asks for a rollout.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Asks for a rollout, or for its plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StartRollout {
     /// The model.
@@ -91,6 +98,62 @@ pub struct StartRollout {
     pub version: Version,
     /// The group.
     pub group: GroupId,
+    /// The waves. Without, and when it is not to be all at once either, a group of several nodes that run a version already goes
+    /// by the built-in policy, and everybody else all at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Box<Policy>>,
+    /// The whole group now, with no waves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all_at_once: bool,
+}
+
+/// What a rollout would do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "snake_case")]
+pub enum RolloutPlan {
+    /// It goes wave by wave.
+    Waves {
+        /// By this policy.
+        policy: Box<Policy>,
+        /// So.
+        plan: Plan,
+    },
+    /// It reaches the whole group at once.
+    AllAtOnce {
+        /// What it is about.
+        #[serde(flatten)]
+        target: Target,
+        /// What the group runs, if anything.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<BundleRef>,
+        /// What it is to run.
+        to: BundleRef,
+        /// Nodes that take it.
+        nodes: u64,
+        /// Those that cannot be reached now.
+        unreachable: u64,
+        /// Bytes that all fetch together at most.
+        bytes: u64,
+        /// Why at once.
+        why: String,
+    },
+}
+
+/// Asks for the end of a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AbortRollout {
+    /// What becomes of nodes that have the candidate.
+    pub how: Ending,
+}
+
+/// Asks for the way back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RollBack {
+    /// To this version of the registry; without, to what the group ran before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
 }
 
 /// A rollout with what became of it.
@@ -106,6 +169,80 @@ pub struct RolloutView {
     /// Its nodes, when one rollout was asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<progress::NodeRow>,
+    /// The waves of the group: those under way, or the last that were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub campaign: Option<Box<CampaignView>>,
+    /// What to think of, when it was started just now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// A rollout wave by wave, with a look at it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CampaignView {
+    /// The rollout.
+    pub campaign: Campaign,
+    /// What follows from the numbers now, while it is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// The same in words.
+    pub words: String,
+    /// The numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assessment: Option<Assessment>,
+    /// Bytes of the candidate's bundle that were given out today (UTC).
+    pub bytes_today: u64,
+}
+
+/// Some entries of the audit log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditPage {
+    /// In their order.
+    pub entries: Vec<Entry>,
+    /// What the oldest entry that is kept follows.
+    pub base: Head,
+    /// The end of the log.
+    pub head: Head,
+    /// Where to go on: `from=` this gives further ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
+}
+
+/// What a check of the audit log found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditCheck {
+    /// Whether it is what was written.
+    pub whole: bool,
+    /// Entries that are what was written, from the oldest on.
+    pub entries: u64,
+    /// Number of the oldest entry that is kept.
+    pub oldest: u64,
+    /// The end of what is whole: to be noted elsewhere, since whoever can write the store can write all of it anew.
+    pub head: Head,
+    /// The first entry that is not what was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broken: Option<String>,
+}
+
+/// Bytes of an artifact that were given out on a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// Days since 1970-01-01, by UTC.
+    pub day: i64,
+    /// The artifact.
+    pub digest: Digest,
+    /// The bytes.
+    pub bytes: u64,
+}
+
+impl StartRollout {
+    /// What it is about.
+    pub fn target(&self) -> Target {
+        Target {
+            group: self.group.clone(),
+            model: self.model.clone(),
+        }
+    }
 }
 
 /// A node.
@@ -222,7 +359,7 @@ pub struct Health {
     pub broker_connected: bool,
     /// Nodes in the inventory.
     pub nodes: usize,
-    /// Messages from nodes that were refused, by reason.
+    /// Messages from nodes that were refused, and downloads that had to wait, by reason.
     pub refused: BTreeMap<String, u64>,
 }
 

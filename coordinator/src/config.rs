@@ -50,6 +50,8 @@ pub struct Http {
     pub expose_without_token: bool,
     /// Most connections at once.
     pub connections_max: usize,
+    /// Most downloads at once by nodes whose tag `backhaul` has the same value.
+    pub downloads_per_backhaul: Option<u32>,
 }
 
 /// The broker that nodes and coordinator meet at.
@@ -168,6 +170,7 @@ impl Default for Config {
                 token: None,
                 expose_without_token: false,
                 connections_max: 256,
+                downloads_per_backhaul: None,
             },
             broker: Broker::Embedded(Embedded::default()),
             inventory: InventoryLimits {
@@ -323,6 +326,14 @@ impl Http {
             1..=100_000,
             "choose 1 to 100000",
         )?;
+        if let Some(most) = self.downloads_per_backhaul {
+            within(
+                "http.downloads_per_backhaul",
+                u64::from(most),
+                1..=10_000,
+                "choose 1 to 10000, or leave it out for no limit",
+            )?;
+        }
         if let Some(token) = &self.token {
             let printable = token.bytes().all(|byte| byte.is_ascii_graphic());
             if token.len() < 16 || token.len() > 256 || !printable {

@@ -8,6 +8,7 @@
 //!   the engine of the nodes before they enter the registry;
 //! - `centre` is the one owner of the `state`: inventory, models, rollouts, and what nodes delivered. It takes messages
 //!   in rounds: one commit, then the acknowledgements;
+//! - `driver` looks at rollouts and has them go on, `downloads` bounds what goes out to nodes;
 //! - `releases` signs with `key` what each group should run, and keeps it on the update topics;
 //! - [`cli`] is the command line, a client of the API apart from `serve`.
 //!
@@ -24,6 +25,8 @@ mod centre;
 pub mod cli;
 mod clock;
 pub mod config;
+mod downloads;
+mod driver;
 mod error;
 mod files;
 mod http;

@@ -15,13 +15,18 @@ use tokio_util::task::TaskTracker;
 use crate::artifacts::{Artifacts, Sweep};
 use crate::bus::{self, Bus, Message, StartBusError};
 use crate::centre::{Centre, Owner};
+use crate::clock::now;
 use crate::config::{Config, ConfigError};
+use crate::downloads::{Day, Downloads};
+use crate::driver::Driver;
 use crate::files;
 use crate::http::{self, Api, Room};
 use crate::key::{self, KeyError};
 use crate::releases::ReleaseTask;
 use crate::state::{OpenStateError, Settings, State};
 
+/// Who uses the data directory; true while the store in it is locked.
+const CLAIM: &str = "running.json";
 /// How long stopping may take: requests under way, the last commits, the broker's clients.
 const STOP_TIME: Duration = Duration::from_secs(10);
 /// How long requests under way may take then: a download that is cut is resumed.
@@ -53,6 +58,16 @@ pub enum RunError {
         /// Why it failed.
         #[source]
         source: std::io::Error,
+    },
+    /// Another coordinator runs on the same data directory.
+    #[error(
+        "data directory {} is in use by another coordinator{other}: stop that one first, or give this one a data_dir of its own", path.display()
+    )]
+    Taken {
+        /// The directory.
+        path: PathBuf,
+        /// The other one, as far as it is known.
+        other: String,
     },
     /// The store does not open.
     #[error(transparent)]
@@ -112,6 +127,7 @@ pub async fn run(
     };
     let running = start(&config, parts, (&bus, inbox), listener, (&tasks, &stop));
 
+    write_claim(&config.data_dir, addresses)?;
     if let Some(path) = &config.ready_file {
         write_ready(path, addresses)?;
     }
@@ -133,18 +149,25 @@ struct Parts {
     state: State,
     state_dir: PathBuf,
     artifacts: Arc<Artifacts>,
+    downloads: Arc<Downloads>,
     key: Arc<lamppost_models::release::ReleaseKey>,
 }
 
 async fn open(config: &Config) -> Result<Parts, RunError> {
     let (data_dir, settings) = (config.data_dir.clone(), Settings::of(config));
-    let opened = tokio::task::spawn_blocking(move || open_blocking(&data_dir, settings)).await;
+    let at_once_max = config.http.downloads_per_backhaul;
+    let opening = move || open_blocking(&data_dir, settings, at_once_max);
+    let opened = tokio::task::spawn_blocking(opening).await;
     opened.unwrap_or(Err(RunError::Ended {
         part: "the opening of the data directory",
     }))
 }
 
-fn open_blocking(data_dir: &Path, settings: Settings) -> Result<Parts, RunError> {
+fn open_blocking(
+    data_dir: &Path,
+    settings: Settings,
+    at_once_max: Option<u32>,
+) -> Result<Parts, RunError> {
     let failed = |path: &Path, action| {
         let path = path.to_owned();
         move |source| RunError::DataDir {
@@ -156,7 +179,7 @@ fn open_blocking(data_dir: &Path, settings: Settings) -> Result<Parts, RunError>
     std::fs::create_dir_all(data_dir).map_err(failed(data_dir, "make the data directory"))?;
     // The store keeps other processes out, so that it comes first.
     let state_dir = data_dir.join("state");
-    let state = State::open(&state_dir, settings)?;
+    let mut state = State::open(&state_dir, settings).map_err(|error| taken(data_dir, error))?;
     let key = Arc::new(key::load_or_make(data_dir)?);
     let known: BTreeMap<_, _> = state.models().map(|row| (row.digest, row.bytes)).collect();
     let dir = data_dir.join("artifacts");
@@ -184,12 +207,55 @@ fn open_blocking(data_dir: &Path, settings: Settings) -> Result<Parts, RunError>
     for digest in missing {
         tracing::error!(%digest, "an artifact is missing or has another size: nodes cannot fetch it until its bundle is pushed again");
     }
+    let today = state
+        .given_on(Day::of(now()))
+        .map_err(OpenStateError::Read)?;
     Ok(Parts {
         state,
         state_dir,
         artifacts: Arc::new(artifacts),
+        downloads: Arc::new(Downloads::new(at_once_max, now(), today)),
         key,
     })
+}
+
+/// What a coordinator that runs leaves in its data directory for another one that is started on it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Claim {
+    pid: u32,
+    #[serde(flatten)]
+    ready: Ready,
+}
+
+/// Names the coordinator that has the store open, if that is why it does not open.
+fn taken(data_dir: &Path, error: OpenStateError) -> RunError {
+    if !matches!(
+        error,
+        OpenStateError::Open(lamppost_store::OpenError::Busy { .. })
+    ) {
+        return error.into();
+    }
+    let claim = std::fs::read(data_dir.join(CLAIM)).ok();
+    let claim = claim.and_then(|json| serde_json::from_slice::<Claim>(&json).ok());
+    let other = claim.map_or_else(String::new, |Claim { pid, ready }| {
+        format!(" (process {pid}, its API on http://{})", ready.http)
+    });
+    RunError::Taken {
+        path: data_dir.to_owned(),
+        other,
+    }
+}
+
+fn write_claim(data_dir: &Path, ready: Ready) -> Result<(), RunError> {
+    let path = data_dir.join(CLAIM);
+    let failed = |source| RunError::DataDir {
+        path: path.clone(),
+        action: "write who uses the data directory",
+        source,
+    };
+    let pid = std::process::id();
+    let json = serde_json::to_vec(&Claim { pid, ready }).map_err(|error| failed(error.into()))?;
+    files::write_whole(&path, &json, 0o644).map_err(failed)
 }
 
 /// The tasks that run for ever, and what ends the API before the rest.
@@ -197,6 +263,7 @@ struct Running {
     owner: tokio::task::JoinHandle<()>,
     server: tokio::task::JoinHandle<()>,
     releases: tokio::task::JoinHandle<()>,
+    driver: tokio::task::JoinHandle<()>,
     /// Ends the API and what it started, first; `stop` of [`run`] ends it as well.
     stop_api: CancellationToken,
     api_tasks: TaskTracker,
@@ -213,6 +280,7 @@ fn start(
         state,
         state_dir,
         artifacts,
+        downloads,
         key,
     } = parts;
     let (stop_api, api_tasks) = (stop.child_token(), TaskTracker::new());
@@ -228,9 +296,16 @@ fn start(
         bus.clone(),
     );
     let releases_task = tasks.spawn(task.run(stop_api.clone()));
+    let driver = Driver {
+        centre: Centre::clone(&centre),
+        downloads: Arc::clone(&downloads),
+        releases: releases.clone(),
+    };
+    let driver = tasks.spawn(driver.run(stop_api.clone()));
     let api = Api {
         centre,
         artifacts,
+        downloads,
         releases,
         bus: bus.clone(),
         key: public,
@@ -252,6 +327,7 @@ fn start(
         owner,
         server,
         releases: releases_task,
+        driver,
         stop_api,
         api_tasks,
     }
@@ -265,6 +341,7 @@ impl Running {
                 ("the owner of the state", &self.owner),
                 ("the HTTP API", &self.server),
                 ("the release task", &self.releases),
+                ("the driver of rollouts", &self.driver),
             ] {
                 if task.is_finished() {
                     return part;

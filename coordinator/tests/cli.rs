@@ -188,6 +188,37 @@ fn a_server_that_cannot_run_says_why() {
 }
 
 #[test]
+fn a_data_directory_has_one_coordinator() {
+    let dir = tempdir();
+    let first = Server::start(dir.path());
+    let second = || {
+        let data = dir.path().join("data");
+        let listen = ["--http", "127.0.0.1:0", "--mqtt", "127.0.0.1:0"];
+        let mut command = lamppost();
+        command
+            .arg("serve")
+            .arg("--data-dir")
+            .arg(data)
+            .args(listen);
+        failure(&command.output().unwrap())
+    };
+    let (code, error) = second();
+    let other = format!(
+        "(process {}, its API on http://{})",
+        first.child.id(),
+        first.ready.http
+    );
+    assert!(
+        code == 1 && error.contains(&other) && error.contains("data_dir of its own"),
+        "{code} {error}"
+    );
+    assert!(first.good(&["model", "ls"]).contains("model push"));
+    // A coordinator that was killed leaves its name behind, and nothing that keeps another one out.
+    first.kill();
+    Server::start(dir.path()).terminate();
+}
+
+#[test]
 fn the_checking_process_answers_for_good_and_bad() {
     let dir = tempdir();
     let file = dir.path().join("b.tar");

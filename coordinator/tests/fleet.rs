@@ -142,7 +142,7 @@ async fn a_release_reaches_nodes_early_and_late_and_goes_back() {
         release,
         "one retained message tells a late node everything"
     );
-    let again = serde_json::json!({ "model": "traffic-flow", "version": "1.1.0", "group": "all" });
+    let again = serde_json::json!({ "model": "traffic-flow", "version": "1.1.0", "group": "all", "all_at_once": true });
     let (status, text) = coordinator
         .refused(
             coordinator

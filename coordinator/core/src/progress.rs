@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use lamppost_models::message::{CandidateSlot, Quality, ReportedModel, TrialState, Verdict};
-use lamppost_models::{GroupId, NodePath, Timestamp};
+use lamppost_models::rollout::{Cohort, Who};
+use lamppost_models::{Digest, GroupId, NodePath, Timestamp};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +82,10 @@ pub struct NodeRow {
     /// The node.
     #[serde(flatten)]
     pub path: NodePath,
-    /// How far it is.
+    /// On which side it is, while there is a candidate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cohort: Option<Cohort>,
+    /// How far it is with what is meant for it.
     #[serde(flatten)]
     pub progress: NodeProgress,
 }
@@ -91,7 +95,7 @@ pub struct NodeRow {
 pub struct Summary {
     /// All that take the group's releases and use the model.
     pub nodes: u64,
-    /// Those that run the version.
+    /// Those that run the version that is meant for them.
     pub running: u64,
     /// Those that fetch, check, or have not said anything yet.
     pub pending: u64,
@@ -158,10 +162,31 @@ pub fn rows(
         let progress = of_node(rollout, book, entry, &entry.presence(now, stale))?;
         Some(NodeRow {
             path: entry.path.clone(),
+            cohort: cohort(rollout, entry),
             progress,
         })
     };
     inventory.nodes().filter_map(row).collect()
+}
+
+/// On which side of the candidate a node is, `None` while there is no candidate.
+fn cohort(rollout: &Rollout, entry: &NodeEntry) -> Option<Cohort> {
+    let (candidate, status) = (rollout.candidate.as_ref()?, entry.status.as_ref()?);
+    Some(candidate.cohort(Who {
+        path: &entry.path,
+        groups: &status.groups,
+        tags: &status.tags,
+    }))
+}
+
+/// What a node is to run.
+fn wanted(rollout: &Rollout, entry: &NodeEntry) -> Digest {
+    match (&rollout.candidate, cohort(rollout, entry)) {
+        (Some(candidate), Some(Cohort::Candidate)) => candidate.bundle.digest,
+        (_, Some(Cohort::Candidate | Cohort::Control | Cohort::Later) | None) => {
+            rollout.stable.digest
+        }
+    }
 }
 
 /// The part of one node, `None` when it is not in the group.
@@ -195,18 +220,17 @@ fn of_node(
             running: row.and_then(running),
         });
     }
-    Some(of_row(rollout, row))
+    Some(of_row(wanted(rollout, entry), row))
 }
 
 fn running(row: &ReportedModel) -> Option<Version> {
     row.active.as_ref().map(|active| active.version.clone())
 }
 
-fn of_row(rollout: &Rollout, row: Option<&ReportedModel>) -> NodeProgress {
+fn of_row(wanted: Digest, row: Option<&ReportedModel>) -> NodeProgress {
     let Some(row) = row else {
         return NodeProgress::Waiting { running: None };
     };
-    let wanted = rollout.stable.digest;
     if let Some(active) = row.active.as_ref().filter(|active| active.digest == wanted) {
         let (since, predictions, quality) = (active.since, active.predictions, active.quality);
         return NodeProgress::Running {

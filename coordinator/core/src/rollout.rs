@@ -6,10 +6,22 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use lamppost_models::id::RolloutId;
 use lamppost_models::release::{BundleRef, Sequence};
-use lamppost_models::{GroupId, ModelName, Release, Timestamp, V1};
+use lamppost_models::rollout::{Candidate, Hours, TrialTerms};
+use lamppost_models::{Digest, GroupId, ModelName, Release, Timestamp, V1};
 use semver::Version;
 use serde::{Deserialize, Serialize};
+
+pub mod audit;
+pub mod betting;
+pub mod campaign;
+pub mod evidence;
+pub mod plan;
+pub mod policy;
+mod steps;
+
+pub use steps::Change;
 
 /// Most rollouts that are remembered of a model in a group: a rollback reaches that far, and a history reads well.
 pub const HISTORY_MAX: usize = 64;
@@ -26,7 +38,7 @@ pub struct Target {
 }
 
 /// One step in the life of a model in a group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rollout {
     /// Format version.
     pub v: V1,
@@ -35,8 +47,20 @@ pub struct Rollout {
     pub target: Target,
     /// Its place, which is that of its release.
     pub sequence: Sequence,
-    /// What every node of the group is to run.
+    /// What every node of the group is to run that is not meant by the candidate.
     pub stable: BundleRef,
+    /// What some nodes of the group are to try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<Candidate>,
+    /// What a node checks before and after it changes to another bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialTerms>,
+    /// When nodes download and change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hours: Option<Hours>,
+    /// Bundles that must not run, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<Digest>,
     /// What it replaced, and a rollback of it restores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<Sequence>,
@@ -62,6 +86,25 @@ pub enum Cause {
         /// Which one.
         of: Sequence,
     },
+    /// A campaign exposed more nodes to its candidate.
+    Wave {
+        /// The campaign.
+        rollout: RolloutId,
+        /// The wave, from 0.
+        wave: u16,
+    },
+    /// A campaign made its candidate the stable version.
+    Promote {
+        /// The campaign.
+        rollout: RolloutId,
+    },
+    /// A campaign took its candidate back.
+    Abort {
+        /// The campaign.
+        rollout: RolloutId,
+    },
+    /// Somebody revoked a bundle.
+    Revoke,
 }
 
 /// Why a step cannot be taken.
@@ -151,10 +194,10 @@ impl Rollout {
             issued_at: self.issued_at,
             expires_at: self.expires_at,
             stable: self.stable.clone(),
-            candidate: None,
-            trial: None,
-            hours: None,
-            revoked: Vec::new(),
+            candidate: self.candidate.clone(),
+            trial: self.trial.clone(),
+            hours: self.hours,
+            revoked: self.revoked.clone(),
         }
     }
 
@@ -195,7 +238,7 @@ impl Book {
         let current = self.current(target);
         let Target { group, model } = target.clone();
         match current {
-            Some(current) if current.stable == bundle => {
+            Some(current) if current.stable == bundle && current.candidate.is_none() => {
                 let (version, sequence) = (bundle.version, current.sequence);
                 return Err(PlanError::Already {
                     group,
@@ -214,6 +257,10 @@ impl Book {
             target: target.clone(),
             sequence: terms.after(current),
             stable: bundle,
+            candidate: None,
+            trial: None,
+            hours: None,
+            revoked: current.map_or_else(Vec::new, |current| current.revoked.clone()),
             replaces: current.map(|current| current.sequence),
             cause: Cause::Start,
             started_at: terms.now,
@@ -245,6 +292,9 @@ impl Book {
         Ok(Rollout {
             sequence: terms.after(Some(current)),
             stable: before.stable.clone(),
+            candidate: None,
+            trial: None,
+            hours: None,
             replaces: before.replaces,
             cause: Cause::Rollback { of: sequence },
             started_at: terms.now,

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use lamppost_models::{GroupId, ModelName, NodePath, StreamName};
+use lamppost_coordinator_core::rollout::audit::Actor;
+use lamppost_models::{Digest, GroupId, ModelName, NodePath, StreamName};
 use semver::Version;
 
 use crate::api::Position;
@@ -21,7 +22,8 @@ Exit codes:
   4  there is no such model, version, rollout, node or file
   5  the token is missing or wrong
   6  the time given with --timeout was over
-  7  records are missing and nothing explains it (`lamppost ledger`)";
+  7  records are missing and nothing explains it (`lamppost ledger`)
+  8  the audit log is not what was written (`lamppost audit verify`)";
 
 /// Puts models on a fleet of edge nodes: the coordinator (`lamppost serve`) and its command line.
 #[derive(Debug, Parser)]
@@ -55,6 +57,15 @@ pub(super) struct Global {
         value_name = "TOKEN"
     )]
     pub(super) token: Option<String>,
+    /// Who you are, for the audit log; your user name and this machine's unless given
+    #[arg(
+        long,
+        global = true,
+        env = "LAMPPOST_BY",
+        hide_env_values = true,
+        value_name = "NAME"
+    )]
+    pub(super) by: Option<Actor>,
     /// Print JSON instead of text for people
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -87,7 +98,7 @@ pub(super) enum Command {
     /// Push, list and check models
     #[command(subcommand)]
     Model(Model),
-    /// Say which version of a model a group of nodes runs
+    /// Bring a version of a model to a group of nodes, and lead it there
     #[command(subcommand)]
     Rollout(Rollout),
     /// Look at nodes
@@ -98,6 +109,8 @@ pub(super) enum Command {
     Prediction(Prediction),
     /// Account for every record that nodes made: delivered, lost and why, on its way, or missing
     Ledger(Ledger),
+    /// Read who did what: the audit log, oldest first
+    Audit(Audit),
     /// Print messages as they come, topic and payload
     Watch(Watch),
     /// Print the public key that agents trust, for `coordinator.keys` in agent.toml
@@ -181,37 +194,143 @@ pub(super) enum Model {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Rollout {
-    /// Have a group run a version
+    /// Show what a rollout would do: waves, nodes, bytes, time, and what to think of
+    Plan {
+        #[command(flatten)]
+        what: What,
+        #[command(flatten)]
+        spread: Spread,
+    },
+    /// Bring a version to a group
+    ///
+    /// The first version of a model, and one for a single node, goes out at once. What replaces a version that several nodes
+    /// run goes in waves: 5 %, 25 % and all of them, each judged by what its nodes report. --policy has it go otherwise.
     Start {
-        /// The model
-        model: ModelName,
-        /// The version
-        version: Version,
-        /// The group
-        #[arg(long, default_value = "all")]
-        group: GroupId,
+        #[command(flatten)]
+        what: What,
+        #[command(flatten)]
+        spread: Spread,
         #[command(flatten)]
         wait: Wait,
     },
-    /// Show how far each node of a group is
+    /// Show how far a rollout and each node of the group are
     Status {
-        /// The model
-        model: ModelName,
-        /// The group
-        #[arg(long, default_value = "all")]
-        group: GroupId,
+        #[command(flatten)]
+        which: Which,
+        /// Go on until the rollout is over: a table that is refreshed, or a line for each change when stdout is no terminal.
+        /// Fails when the rollout is aborted
+        #[arg(long)]
+        watch: bool,
     },
-    /// List what each group runs
+    /// List what each group runs, and what is under way
     Ls,
-    /// Have a group run again what it ran before
+    /// Have a rollout take no further step until it is resumed
+    Pause {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Have a rollout that is paused or held go on
+    Resume {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Agree to what follows a wave that waits for somebody
+    Approve {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// End a rollout before it is through
+    Abort {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        ending: EndingArgs,
+    },
+    /// Have the whole group run the candidate now, whatever waves and gates are left
+    Promote {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Have a group run again what it ran before, or any version, at once
     Rollback {
-        /// The model
-        model: ModelName,
-        /// The group
-        #[arg(long, default_value = "all")]
-        group: GroupId,
+        #[command(flatten)]
+        which: Which,
+        /// The version; what the group ran before unless given
+        #[arg(long, value_name = "VERSION")]
+        to: Option<Version>,
         #[command(flatten)]
         wait: Wait,
+    },
+}
+
+/// A version for a group.
+#[derive(Clone, Debug, ClapArgs)]
+pub(super) struct What {
+    /// The model
+    pub(super) model: ModelName,
+    /// The version
+    pub(super) version: Version,
+    /// The group
+    #[arg(long, default_value = "all")]
+    pub(super) group: GroupId,
+}
+
+/// A model in a group.
+#[derive(Clone, Debug, ClapArgs)]
+pub(super) struct Which {
+    /// The model
+    pub(super) model: ModelName,
+    /// The group
+    #[arg(long, default_value = "all")]
+    pub(super) group: GroupId,
+}
+
+/// How a version spreads.
+#[derive(Clone, Debug, ClapArgs)]
+pub(super) struct Spread {
+    /// Waves and gates, as TOML: configs/policies/canary.toml has every key
+    #[arg(long, value_name = "FILE")]
+    pub(super) policy: Option<PathBuf>,
+    /// The whole group now, with no waves, also where no node is in it yet
+    #[arg(long, conflicts_with = "policy")]
+    pub(super) all_at_once: bool,
+}
+
+/// What becomes of nodes that have the candidate.
+#[derive(Clone, Copy, Debug, ClapArgs)]
+#[group(required = true, multiple = false)]
+pub(super) struct EndingArgs {
+    /// Nodes that have the candidate keep it, and no others get it
+    #[arg(long)]
+    pub(super) keep: bool,
+    /// Nodes that have the candidate go back to what they ran before
+    #[arg(long)]
+    pub(super) revert: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Audit {
+    #[command(subcommand)]
+    pub(super) what: Option<AuditCommand>,
+    /// Only what was done within this time, or since an instant
+    #[arg(long, value_name = "TIME")]
+    pub(super) since: Option<String>,
+    /// How many entries; the newest 50 unless given, and with --since all
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) limit: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditCommand {
+    /// Check on this machine that no entry was changed, left out or put in
+    ///
+    /// Each entry holds the hash of the one before. Whoever can write the coordinator's store could write the whole log anew:
+    /// note a hash that this prints elsewhere, and give it with --holds later.
+    Verify {
+        /// A hash that was noted earlier: it must be in the log still
+        #[arg(long, value_name = "HASH")]
+        holds: Option<Digest>,
     },
 }
 

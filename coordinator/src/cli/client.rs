@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use lamppost_coordinator_core::rollout::audit::Actor;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::args::Global;
 use super::{Exit, Failure};
-use crate::api::ErrorBody;
+use crate::api::{BY_HEADER, ErrorBody};
 
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// How long an answer may take; a server that is busy with commits answers within a second.
@@ -23,6 +24,7 @@ pub(super) struct Client {
     http: reqwest::Client,
     server: String,
     token: Option<String>,
+    by: String,
 }
 
 /// Lines of an answer that does not end.
@@ -60,6 +62,7 @@ impl Client {
             http,
             server,
             token: global.token.clone(),
+            by: actor(global).to_string(),
         })
     }
 
@@ -126,7 +129,10 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.server));
+        let request = self
+            .http
+            .request(method, format!("{}{path}", self.server))
+            .header(BY_HEADER, self.by.as_bytes());
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
@@ -226,6 +232,32 @@ fn broken(server: &str, error: &reqwest::Error) -> Failure {
         format!("the connection to {server} broke: {cause}")
     };
     Failure::new(Exit::Unreachable, text)
+}
+
+/// Who asks: by name, or `user@host` of this machine.
+fn actor(global: &Global) -> Actor {
+    if let Some(by) = &global.by {
+        return by.clone();
+    }
+    let word = |text: String| {
+        let text = text.trim().to_owned();
+        (!text.is_empty()).then_some(text)
+    };
+    let user = ["USER", "LOGNAME", "USERNAME"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().and_then(word));
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .and_then(word);
+    let named = match (user, host) {
+        (Some(user), Some(host)) => format!("{user}@{host}"),
+        (Some(user), None) => user,
+        (None, Some(host)) => format!("somebody@{host}"),
+        (None, None) => "somebody".to_owned(),
+    };
+    // A name that cannot be is no reason to do nothing.
+    named.parse().unwrap_or_else(|_| Actor::unnamed())
 }
 
 fn with_query(path: &str, query: &[(&str, String)]) -> String {

@@ -9,10 +9,12 @@ use clap::{CommandFactory as _, Parser as _};
 use tracing_subscriber::EnvFilter;
 
 mod args;
+mod audit;
 mod client;
 mod ledger;
 mod model;
 mod node;
+mod policy;
 mod rollout;
 mod serve;
 mod tables;
@@ -32,6 +34,7 @@ enum Exit {
     Unauthorised = 5,
     TimedOut = 6,
     Missing = 7,
+    Broken = 8,
 }
 
 /// Why a command fails.
@@ -98,6 +101,7 @@ fn run(Args { global, command }: Args) -> Result<(), Failure> {
         Command::Node(node) => block_on(node::run(node, &global)),
         Command::Prediction(prediction) => block_on(node::predictions(prediction, &global)),
         Command::Ledger(ledger) => block_on(ledger::run(ledger, &global)),
+        Command::Audit(audit) => block_on(audit::run(audit, &global)),
         Command::Watch(watch) => block_on(watch::run(watch, &global)),
         Command::Key => block_on(key(&global)),
         Command::Completions { shell } => completions(shell),
@@ -196,7 +200,10 @@ mod tests {
         };
         insta::assert_snapshot!("help", help(&[]));
         insta::assert_snapshot!("help_serve", help(&["serve"]));
+        insta::assert_snapshot!("help_rollout", help(&["rollout"]));
         insta::assert_snapshot!("help_rollout_start", help(&["rollout", "start"]));
+        insta::assert_snapshot!("help_rollout_abort", help(&["rollout", "abort"]));
+        insta::assert_snapshot!("help_audit", help(&["audit"]));
         insta::assert_snapshot!("help_ledger", help(&["ledger"]));
     }
 
@@ -209,6 +216,13 @@ mod tests {
             "lamppost node show a/b/c",
             "lamppost rollout start traffic-flow one",
             "lamppost rollout start traffic-flow 1.0.0 --timeout 5s",
+            "lamppost rollout start traffic-flow 1.0.0 --policy a.toml --all-at-once",
+            "lamppost rollout abort traffic-flow",
+            "lamppost rollout abort traffic-flow --keep --revert",
+            "lamppost rollout pause",
+            "lamppost rollout ls --by two\u{a0}words",
+            "lamppost audit verify --since 1h",
+            "lamppost audit verify --holds abc",
             "lamppost prediction ls a/b --limit 0",
             "lamppost prediction ls a/b --before 12",
             "lamppost ledger gw-1",

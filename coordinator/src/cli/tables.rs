@@ -7,10 +7,14 @@ use lamppost_models::{Digest, Timestamp};
 use crate::api::{ModelDetail, ModelRow, Preflight, Pushed, StoredPrediction, StoredPredictions};
 use crate::units::{human_bytes, human_span_ms};
 
+mod audit;
+mod campaigns;
 mod ledger;
 mod nodes;
 mod rollouts;
 
+pub(super) use audit::{audit, audit_check};
+pub(super) use campaigns::{plan, rollout_head, rollout_line};
 pub(super) use ledger::ledger;
 pub(super) use nodes::{node, nodes};
 pub(super) use rollouts::{rollout, rollout_status, rollouts};

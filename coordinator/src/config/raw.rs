@@ -32,6 +32,7 @@ struct RawHttp {
     token: Option<String>,
     expose_without_token: Option<bool>,
     connections_max: Option<usize>,
+    downloads_per_backhaul: Option<u32>,
 }
 
 #[derive(Default, Deserialize)]
@@ -86,6 +87,7 @@ impl Raw {
                     .http
                     .connections_max
                     .unwrap_or(default.http.connections_max),
+                downloads_per_backhaul: self.http.downloads_per_backhaul,
             },
             broker: self.broker.config(),
             inventory: InventoryLimits {

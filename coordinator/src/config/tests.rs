@@ -18,7 +18,7 @@ fn the_shipped_file_is_the_defaults() {
 
 #[test]
 fn the_shipped_file_names_every_key() {
-    let keys = "data_dir root listen token expose_without_token connections_max url ca_file anonymous_viewers \
+    let keys = "data_dir root listen token expose_without_token connections_max downloads_per_backhaul url ca_file anonymous_viewers \
                 clients_max nodes_max stale_after node_records_max node_bytes_max lifetime [[broker.node]] \
                 [[broker.viewer]]";
     for key in keys.split_whitespace() {
@@ -55,6 +55,7 @@ fn what_is_wrong_is_named_with_its_mend() {
         ("[http]\ntoken = \"short\"", "16 to 256"),
         (&token, "16 to 256"),
         ("[http]\nconnections_max = 0", "choose 1 to 100000"),
+        ("[http]\ndownloads_per_backhaul = 0", "choose 1 to 10000"),
         ("[broker]\nlisten = \"0.0.0.0:7883\"", "broker.viewer"),
         ("[broker]\nurl = \"http://host\"", "mqtt://"),
         (

@@ -1,4 +1,4 @@
-//! Artifacts: immutable bytes by digest, resumable.
+//! Artifacts: immutable bytes by digest, resumable, and only so many at once over one backhaul.
 
 use std::io::{Seek as _, SeekFrom};
 use std::sync::Arc;
@@ -9,15 +9,20 @@ use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::stream;
-use lamppost_models::Digest;
+use lamppost_models::{Digest, NodePath};
 use tokio::io::AsyncReadExt as _;
 
 use super::range::{Wanted, wanted};
-use super::{ApiError, SharedApi, parse};
+use super::{Api, ApiError, SharedApi, parse};
 use crate::artifacts::Artifact;
+use crate::clock::now;
+use crate::downloads::{Pass, Terms};
 
 /// Bytes that are read and sent at once.
 const CHUNK_BYTES: u64 = 64 * 1024;
+/// Who asks, as `<site>/<node>`. It is no proof: a node that gives another's name takes a place over that one's backhaul, and
+/// gets what everybody may have.
+const NODE: HeaderName = HeaderName::from_static("lamppost-node");
 
 pub(super) async fn artifact(
     Shared(api): SharedApi,
@@ -70,8 +75,19 @@ pub(super) async fn artifact(
     let body = if method == Method::HEAD {
         Body::empty()
     } else {
-        file.seek(SeekFrom::Start(from))?;
-        content(file, length)
+        let terms = terms(&api, &headers, digest).await?;
+        match api.downloads.admit(digest, length, terms, now()) {
+            Ok(pass) => {
+                file.seek(SeekFrom::Start(from))?;
+                content(file, length, pass)
+            }
+            Err(busy) => {
+                tracing::debug!(%digest, %busy, "a download has to wait");
+                let error = ApiError::busy(&busy);
+                let later = [(header::RETRY_AFTER, busy.retry_s().to_string())];
+                return Ok((later, error).into_response());
+            }
+        }
     };
     let mut response = (status, common, shape, body).into_response();
     for (name, value) in part.into_iter().flatten() {
@@ -87,17 +103,40 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// `length` bytes of the file from where it stands, in chunks.
-fn content(file: std::fs::File, length: u64) -> Body {
-    let file = tokio::fs::File::from_std(file);
-    let chunks = stream::try_unfold((file, length), |(mut file, left)| async move {
-        if left == 0 {
-            return Ok::<_, std::io::Error>(None);
-        }
-        let size = usize::try_from(left.min(CHUNK_BYTES)).unwrap_or(0);
-        let mut chunk = vec![0; size];
-        file.read_exact(&mut chunk).await?;
-        Ok(Some((Bytes::from(chunk), (file, left - size as u64))))
+/// Under which bounds this node may have the artifact. While the store does not work only that of the configuration holds:
+/// nodes that fetch what they need go before an even load.
+async fn terms(api: &Api, headers: &HeaderMap, digest: Digest) -> Result<Terms, ApiError> {
+    let node = text(headers, &NODE).map(|name| {
+        let (site, node) = name.split_once('/').ok_or_else(|| {
+            ApiError::bad_request(format!("{NODE} is {name:?}, write it as SITE/NODE"))
+        })?;
+        Ok::<_, ApiError>(NodePath {
+            site: parse(site)?,
+            node: parse(node)?,
+        })
     });
+    let node = node.transpose()?;
+    let asked = api
+        .centre
+        .call(move |state| state.download_terms(node.as_ref(), digest));
+    Ok(asked.await.unwrap_or_default())
+}
+
+/// `length` bytes of the file from where it stands, in chunks; the pass ends with the body, however that ends.
+fn content(file: std::fs::File, length: u64, pass: Pass) -> Body {
+    let file = tokio::fs::File::from_std(file);
+    let chunks = stream::try_unfold(
+        (file, length, pass),
+        |(mut file, left, mut pass)| async move {
+            if left == 0 {
+                return Ok::<_, std::io::Error>(None);
+            }
+            let size = usize::try_from(left.min(CHUNK_BYTES)).unwrap_or(0);
+            let mut chunk = vec![0; size];
+            file.read_exact(&mut chunk).await?;
+            pass.sent(size as u64);
+            Ok(Some((Bytes::from(chunk), (file, left - size as u64, pass))))
+        },
+    );
     Body::from_stream(chunks)
 }

@@ -10,6 +10,7 @@ use crate::centre::Unavailable;
 use crate::preflight::PreflightError;
 use crate::state::{ModelError, RolloutError};
 use lamppost_coordinator_core::rollout::PlanError;
+use lamppost_coordinator_core::rollout::campaign::Refusal;
 use lamppost_store::StoreError;
 
 /// An answer that says what went wrong.
@@ -17,6 +18,8 @@ use lamppost_store::StoreError;
 pub(crate) struct ApiError {
     status: StatusCode,
     text: String,
+    /// The server works as it should.
+    expected: bool,
 }
 
 impl ApiError {
@@ -24,6 +27,7 @@ impl ApiError {
         Self {
             status,
             text: text.into(),
+            expected: false,
         }
     }
 
@@ -33,6 +37,14 @@ impl ApiError {
 
     pub(crate) fn not_found(text: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, text)
+    }
+
+    /// What is asked for again later, which is not worth a warning.
+    pub(crate) fn busy(busy: &crate::downloads::Busy) -> Self {
+        Self {
+            expected: true,
+            ..Self::of(StatusCode::SERVICE_UNAVAILABLE, busy)
+        }
     }
 
     pub(crate) fn internal(error: &dyn std::error::Error) -> Self {
@@ -46,7 +58,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        if self.status.is_server_error() {
+        if self.status.is_server_error() && !self.expected {
             tracing::warn!(
                 status = self.status.as_u16(),
                 error = self.text,
@@ -86,16 +98,31 @@ impl From<StoreError> for ApiError {
 impl From<RolloutError> for ApiError {
     fn from(error: RolloutError) -> Self {
         let status = match &error {
-            RolloutError::NoModel { .. } | RolloutError::Plan(PlanError::NoRelease { .. }) => {
-                StatusCode::NOT_FOUND
-            }
-            RolloutError::Plan(PlanError::Already { .. } | PlanError::NothingBefore { .. }) => {
-                StatusCode::CONFLICT
-            }
-            RolloutError::Plan(PlanError::TooManyTopics { .. }) => StatusCode::INSUFFICIENT_STORAGE,
+            RolloutError::NoModel { .. } => StatusCode::NOT_FOUND,
+            RolloutError::Plan(error) => plan_status(error),
+            RolloutError::Refused(refusal) => match refusal {
+                Refusal::Plan(error) => plan_status(error),
+                Refusal::None { .. } => StatusCode::NOT_FOUND,
+                Refusal::Policy(_) => StatusCode::BAD_REQUEST,
+                Refusal::First { .. }
+                | Refusal::UnderWay { .. }
+                | Refusal::State { .. }
+                | Refusal::Revoked { .. } => StatusCode::CONFLICT,
+            },
+            RolloutError::Contradiction | RolloutError::Budget { .. } => StatusCode::BAD_REQUEST,
+            RolloutError::NobodyIn { .. } => StatusCode::CONFLICT,
+            RolloutError::Store(error) if error.is_disk_full() => StatusCode::INSUFFICIENT_STORAGE,
             RolloutError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::of(status, &error)
+    }
+}
+
+fn plan_status(error: &PlanError) -> StatusCode {
+    match error {
+        PlanError::NoRelease { .. } => StatusCode::NOT_FOUND,
+        PlanError::Already { .. } | PlanError::NothingBefore { .. } => StatusCode::CONFLICT,
+        PlanError::TooManyTopics { .. } => StatusCode::INSUFFICIENT_STORAGE,
     }
 }
 

@@ -87,7 +87,7 @@ fn node(text: &str) -> Result<NodePath, ApiError> {
 }
 
 /// An instant, or a time before now by the coordinator's clock.
-fn time(text: &str, now: Timestamp) -> Result<Timestamp, ApiError> {
+pub(super) fn time(text: &str, now: Timestamp) -> Result<Timestamp, ApiError> {
     if let Ok(instant) = text.parse() {
         return Ok(instant);
     }

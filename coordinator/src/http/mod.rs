@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use lamppost_coordinator_core::rollout::audit::Actor;
 use lamppost_models::release::PublicKey;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,10 +23,12 @@ use crate::api::{Health, Key};
 use crate::artifacts::Artifacts;
 use crate::bus::Bus;
 use crate::centre::Centre;
+use crate::downloads::{Downloads, Refusals};
 use crate::preflight::Checker;
 use crate::releases::Releases;
 
 mod artifact;
+mod audit;
 mod error;
 mod ledger;
 mod models;
@@ -52,6 +55,7 @@ const WATCHES_MAX: usize = 32;
 pub(crate) struct Api {
     pub(crate) centre: Centre,
     pub(crate) artifacts: Arc<Artifacts>,
+    pub(crate) downloads: Arc<Downloads>,
     pub(crate) releases: Releases,
     pub(crate) bus: Bus,
     pub(crate) key: PublicKey,
@@ -91,11 +95,12 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         )
         .route("/v1/models/{name}/{version}", get(models::inspect))
         .route("/v1/rollouts", get(rollouts::list).post(rollouts::start))
+        .route("/v1/rollouts/plan", post(rollouts::plan))
         .route("/v1/rollouts/{group}/{model}", get(rollouts::show))
-        .route(
-            "/v1/rollouts/{group}/{model}/rollback",
-            post(rollouts::roll_back),
-        )
+        .nest("/v1/rollouts/{group}/{model}", actions())
+        .route("/v1/audit", get(audit::list))
+        .route("/v1/audit/verify", get(audit::verify))
+        .route("/v1/given", get(audit::given))
         .route("/v1/nodes", get(nodes::list))
         .route("/v1/nodes/{site}/{node}", get(nodes::show))
         .route("/v1/ledger", get(ledger::list))
@@ -114,6 +119,25 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
             )
         })
         .with_state(api)
+}
+
+/// What people do to a rollout.
+fn actions() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/pause", post(rollouts::pause))
+        .route("/resume", post(rollouts::resume))
+        .route("/approve", post(rollouts::approve))
+        .route("/abort", post(rollouts::abort))
+        .route("/promote", post(rollouts::promote))
+        .route("/rollback", post(rollouts::roll_back))
+}
+
+/// Who asks, by their own word: for the audit log.
+fn actor(headers: &HeaderMap) -> Result<Actor, ApiError> {
+    let Some(name) = headers.get(crate::api::BY_HEADER) else {
+        return Ok(Actor::unnamed());
+    };
+    parse(&String::from_utf8_lossy(name.as_bytes()))
 }
 
 async fn authorise(Shared(api): SharedApi, request: Request, next: Next) -> Response {
@@ -159,23 +183,38 @@ fn json<T: Serialize>(status: StatusCode, value: &T) -> Result<Response, ApiErro
 
 /// Reads a small JSON body.
 async fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, ApiError> {
-    let read = tokio::time::timeout(JSON_TIME, axum::body::to_bytes(body, JSON_BYTES_MAX)).await;
-    let bytes = read
-        .map_err(|_| {
-            ApiError::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "the request did not arrive within 10 s",
-            )
-        })?
-        .map_err(|_| {
-            let text =
-                format!("the request is cut short or over {JSON_BYTES_MAX} bytes, the limit");
-            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text)
-        })?;
-    serde_json::from_slice(&bytes).map_err(|error| {
+    parse_json(&read_bytes(body).await?)
+}
+
+/// The same, where no body is as good as an empty object.
+async fn read_json_or_default<T: DeserializeOwned + Default>(body: Body) -> Result<T, ApiError> {
+    let bytes = read_bytes(body).await?;
+    if bytes.is_empty() {
+        Ok(T::default())
+    } else {
+        parse_json(&bytes)
+    }
+}
+
+fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(bytes).map_err(|error| {
         ApiError::bad_request(format!(
             "the request is not the JSON that is wanted: {error}"
         ))
+    })
+}
+
+async fn read_bytes(body: Body) -> Result<bytes::Bytes, ApiError> {
+    let read = tokio::time::timeout(JSON_TIME, axum::body::to_bytes(body, JSON_BYTES_MAX)).await;
+    read.map_err(|_| {
+        ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "the request did not arrive within 10 s",
+        )
+    })?
+    .map_err(|_| {
+        let text = format!("the request is cut short or over {JSON_BYTES_MAX} bytes, the limit");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text)
     })
 }
 
@@ -218,10 +257,19 @@ async fn health(Shared(api): SharedApi) -> Result<Response, ApiError> {
         nodes,
         refused: refused
             .into_iter()
+            .chain(waiting(api.downloads.refusals()))
             .map(|(reason, count)| (reason.to_owned(), count))
             .collect(),
     };
     json(code, &health)
+}
+
+/// Downloads that had to wait, by reason, where there are any.
+fn waiting(refusals: Refusals) -> impl Iterator<Item = (&'static str, u64)> {
+    let Refusals { backhaul, spent } = refusals;
+    [("backhaul_busy", backhaul), ("bytes_spent", spent)]
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
 }
 
 async fn key(Shared(api): SharedApi) -> Result<Response, ApiError> {

@@ -57,6 +57,7 @@ pub(super) async fn push(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
+    let by = super::actor(&headers)?;
     let length = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -88,7 +89,7 @@ pub(super) async fn push(
     let row = model.clone();
     let created = api
         .centre
-        .call(move |state| state.add_model(&row))
+        .call(move |state| state.add_model(&row, by))
         .await??;
     if let Some(there) = there {
         model = there;

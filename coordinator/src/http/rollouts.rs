@@ -1,13 +1,15 @@
-//! Rollouts: start, look at, roll back.
+//! Rollouts: planned, started, looked at, led and undone.
 
 use axum::body::Body;
 use axum::extract::{Path, State as Shared};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use lamppost_coordinator_core::rollout::campaign::Action;
 use lamppost_coordinator_core::rollout::{PlanError, Target};
+use lamppost_models::id::RolloutId;
 
-use super::{ApiError, SharedApi, json, parse, read_json};
-use crate::api::StartRollout;
+use super::{Api, ApiError, SharedApi, actor, json, parse, read_json, read_json_or_default};
+use crate::api::{AbortRollout, RollBack, StartRollout};
 use crate::clock::now;
 use crate::state::RolloutError;
 
@@ -18,46 +20,148 @@ fn target(group: &str, model: &str) -> Result<Target, ApiError> {
     })
 }
 
+/// The name of a rollout to be.
+fn draw() -> Result<RolloutId, ApiError> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| ApiError::internal(&std::io::Error::other(error)))?;
+    Ok(RolloutId::from_u64(u64::from_be_bytes(bytes)))
+}
+
 pub(super) async fn list(Shared(api): SharedApi) -> Result<Response, ApiError> {
-    let views = api.centre.call(|state| {
+    let downloads = std::sync::Arc::clone(&api.downloads);
+    let views = api.centre.call(move |state| {
         let now = now();
         state
             .book
             .all_current()
-            .map(|rollout| state.view(rollout, false, now))
+            .map(|rollout| state.view(rollout, false, &downloads, now))
             .collect::<Vec<_>>()
     });
     json(StatusCode::OK, &views.await?)
 }
 
-pub(super) async fn start(Shared(api): SharedApi, body: Body) -> Result<Response, ApiError> {
-    let StartRollout {
-        model,
-        version,
-        group,
-    } = read_json(body).await?;
-    let target = Target { group, model };
-    let view = api.centre.call(move |state| {
-        let rollout = state.start(&target, &version, now())?;
-        Ok::<_, RolloutError>(state.view(&rollout, true, now()))
-    });
-    let view = view.await??;
+pub(super) async fn plan(Shared(api): SharedApi, body: Body) -> Result<Response, ApiError> {
+    let wanted: StartRollout = read_json(body).await?;
+    let id = draw()?;
+    let plan = api
+        .centre
+        .call(move |state| state.plan(wanted, id, now()))
+        .await??;
+    json(StatusCode::OK, &plan)
+}
+
+pub(super) async fn start(
+    Shared(api): SharedApi,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let (by, id) = (actor(&headers)?, draw()?);
+    let wanted: StartRollout = read_json(body).await?;
+    let target = wanted.target();
+    let warnings = api
+        .centre
+        .call(move |state| state.start(wanted, by, id, now()))
+        .await??;
     api.releases.changed();
-    json(StatusCode::CREATED, &view)
+    answer(&api, StatusCode::CREATED, target, warnings).await
 }
 
 pub(super) async fn roll_back(
     Shared(api): SharedApi,
     Path((group, model)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
 ) -> Result<Response, ApiError> {
-    let target = target(&group, &model)?;
-    let view = api.centre.call(move |state| {
-        let rollout = state.roll_back(&target, now())?;
-        Ok::<_, RolloutError>(state.view(&rollout, true, now()))
-    });
-    let view = view.await??;
+    let (target, by) = (target(&group, &model)?, actor(&headers)?);
+    let RollBack { version } = read_json_or_default(body).await?;
+    let of = target.clone();
+    api.centre
+        .call(move |state| state.roll_back(&of, version.as_ref(), &by, now()))
+        .await??;
     api.releases.changed();
-    json(StatusCode::CREATED, &view)
+    answer(&api, StatusCode::CREATED, target, Vec::new()).await
+}
+
+pub(super) async fn pause(
+    api: SharedApi,
+    path: Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    act(api, path, headers, Action::Pause).await
+}
+
+pub(super) async fn resume(
+    api: SharedApi,
+    path: Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    act(api, path, headers, Action::Resume).await
+}
+
+pub(super) async fn approve(
+    api: SharedApi,
+    path: Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    act(api, path, headers, Action::Approve).await
+}
+
+pub(super) async fn promote(
+    api: SharedApi,
+    path: Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    act(api, path, headers, Action::Promote).await
+}
+
+pub(super) async fn abort(
+    api: SharedApi,
+    path: Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let AbortRollout { how } = read_json(body).await?;
+    act(api, path, headers, Action::Abort { how }).await
+}
+
+/// Does it, looks at once at what follows from it, and has that published.
+async fn act(
+    Shared(api): SharedApi,
+    Path((group, model)): Path<(String, String)>,
+    headers: HeaderMap,
+    action: Action,
+) -> Result<Response, ApiError> {
+    let (target, by) = (target(&group, &model)?, actor(&headers)?);
+    let (of, downloads) = (target.clone(), std::sync::Arc::clone(&api.downloads));
+    api.centre
+        .call(move |state| {
+            state.act(&of, &action, &by, now())?;
+            state.look(&downloads, now()).map(|_| ())
+        })
+        .await??;
+    api.releases.changed();
+    answer(&api, StatusCode::OK, target, Vec::new()).await
+}
+
+/// The release that holds for a target now, with its nodes.
+async fn answer(
+    api: &Api,
+    status: StatusCode,
+    target: Target,
+    warnings: Vec<String>,
+) -> Result<Response, ApiError> {
+    let downloads = std::sync::Arc::clone(&api.downloads);
+    let view = api.centre.call(move |state| {
+        let Some(current) = state.book.current(&target) else {
+            let Target { group, model } = target;
+            return Err(RolloutError::Plan(PlanError::NoRelease { group, model }));
+        };
+        let mut view = state.view(current, true, &downloads, now());
+        view.warnings = warnings;
+        Ok(view)
+    });
+    json(status, &view.await??)
 }
 
 /// The rollout that holds, with its nodes, and those before it, newest first.
@@ -66,6 +170,7 @@ pub(super) async fn show(
     Path((group, model)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
     let target = target(&group, &model)?;
+    let downloads = std::sync::Arc::clone(&api.downloads);
     let views = api.centre.call(move |state| {
         let now = now();
         let mut views: Vec<_> = state
@@ -76,7 +181,7 @@ pub(super) async fn show(
                     .book
                     .current(&target)
                     .is_some_and(|current| current.sequence == rollout.sequence);
-                state.view(rollout, current, now)
+                state.view(rollout, current, &downloads, now)
             })
             .collect();
         views.reverse();

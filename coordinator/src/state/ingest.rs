@@ -51,6 +51,8 @@ pub(crate) struct NodeAck {
 struct Round {
     /// Nodes whose inventory entry is to be written.
     entries: BTreeSet<NodePath>,
+    /// What reports showed to rollouts.
+    evidence: Vec<Write>,
     nodes: BTreeMap<NodePath, NodeRound>,
 }
 
@@ -183,6 +185,7 @@ impl State {
                 desk.ledger.on_report(reported, now);
             }
             round.nodes.entry(path.clone()).or_default();
+            round.evidence.extend(self.note_evidence(&path, now));
         }
         self.noted(path, change, round);
         Ok(Ok(()))
@@ -316,7 +319,7 @@ impl State {
 
     /// The one commit of a round: inventory, pages, marks, shelves, and what the caps push out.
     fn writes(&mut self, round: &mut Round, now: Timestamp) -> Result<Vec<Write>, StoreError> {
-        let mut writes = Vec::new();
+        let mut writes = std::mem::take(&mut round.evidence);
         for path in &round.entries {
             if let Some(entry) = self.inventory.get(path) {
                 writes.push(Write::put(keys::node(path), json(entry)));

@@ -2,13 +2,22 @@
 
 use lamppost_coordinator_core::Mark;
 use lamppost_coordinator_core::rollout::Rollout;
+use lamppost_coordinator_core::rollout::campaign::Campaign;
+use lamppost_models::id::RolloutId;
 use lamppost_models::ledger::Class;
-use lamppost_models::{ModelName, NodePath};
+use lamppost_models::{Digest, ModelName, NodePath};
 use semver::Version;
+
+use crate::downloads::Day;
 
 pub(super) const MODELS: &str = "model/";
 pub(super) const NODES: &str = "node/";
 pub(super) const ROLLOUTS: &str = "rollout/";
+pub(super) const CAMPAIGNS: &str = "campaign/";
+pub(super) const EVIDENCE: &str = "evidence/";
+pub(super) const GIVEN: &str = "given/";
+pub(super) const AUDIT_HEAD: &str = "audit/head";
+pub(super) const AUDIT_BASE: &str = "audit/base";
 const SHELVES: &str = "shelf/";
 
 pub(super) fn model(name: &ModelName, version: &Version) -> String {
@@ -25,6 +34,78 @@ pub(super) fn rollout(rollout: &Rollout) -> String {
         "{ROLLOUTS}{}/{}/{:016x}",
         target.group, target.model, rollout.sequence.0
     )
+}
+
+/// A campaign; those of a target in the order of their start.
+pub(super) fn campaign(campaign: &Campaign) -> String {
+    let (target, id) = (&campaign.target, campaign.id);
+    let started_ms = campaign.started_at.as_ms().max(0);
+    format!(
+        "{CAMPAIGNS}{}/{}/{started_ms:016x}-{id}",
+        target.group, target.model
+    )
+}
+
+/// What stands before all that nodes showed to a campaign.
+pub(super) fn evidence(id: RolloutId) -> String {
+    format!("{EVIDENCE}{id}/")
+}
+
+pub(super) fn evidence_head(id: RolloutId) -> String {
+    format!("{}h", evidence(id))
+}
+
+pub(super) fn evidence_rows(id: RolloutId) -> String {
+    format!("{}n/", evidence(id))
+}
+
+pub(super) fn evidence_row(id: RolloutId, path: &NodePath) -> String {
+    format!("{}{path}", evidence_rows(id))
+}
+
+/// The campaign in the name of something that nodes showed to it.
+pub(super) fn parse_evidence(key: &[u8]) -> Option<RolloutId> {
+    let below = std::str::from_utf8(key).ok()?.strip_prefix(EVIDENCE)?;
+    below.split_once('/')?.0.parse().ok()
+}
+
+/// `<site>/<node>`.
+pub(super) fn parse_path(text: &[u8]) -> Option<NodePath> {
+    let (site, node) = std::str::from_utf8(text).ok()?.split_once('/')?;
+    Some(NodePath {
+        site: site.parse().ok()?,
+        node: node.parse().ok()?,
+    })
+}
+
+/// The least key behind all that begin with `prefix`, which ends with a `/`.
+pub(super) fn behind(prefix: &str) -> Vec<u8> {
+    let mut key = prefix.as_bytes().to_vec();
+    if let Some(last) = key.last_mut() {
+        *last = last.saturating_add(1);
+    }
+    key
+}
+
+pub(super) fn audit(number: u64) -> String {
+    format!("audit/e/{number:016x}")
+}
+
+/// What stands before the bytes that were given out on a day.
+pub(super) fn given_on(day: Day) -> String {
+    format!("{GIVEN}{:08}/", day.0.max(0))
+}
+
+pub(super) fn given(day: Day, digest: Digest) -> String {
+    format!("{}{}", given_on(day), digest.hex())
+}
+
+/// Reads [`given`].
+pub(super) fn parse_given(key: &[u8]) -> Option<(Day, Digest)> {
+    let below = std::str::from_utf8(key).ok()?.strip_prefix(GIVEN)?;
+    let (day, hex) = below.split_once('/')?;
+    let digest = format!("sha256:{hex}").parse().ok()?;
+    Some((Day(day.parse().ok()?), digest))
 }
 
 pub(super) fn shelf(path: &NodePath) -> String {

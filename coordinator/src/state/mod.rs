@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use lamppost_coordinator_core::inventory::{Inventory, NodeEntry};
 use lamppost_coordinator_core::ledger::NodeLedger;
+use lamppost_coordinator_core::rollout::campaign::Campaigns;
 use lamppost_coordinator_core::rollout::{Book, Rollout};
 use lamppost_coordinator_core::shelf::{Caps, Shelf};
-use lamppost_models::{ModelName, NodePath, TopicRoot};
+use lamppost_models::{ModelName, NodePath, Timestamp, TopicRoot};
 use lamppost_store::{Options, Recovery, Store, StoreError, Write};
 use semver::Version;
 use serde::de::DeserializeOwned;
@@ -19,7 +20,10 @@ use serde::de::DeserializeOwned;
 use crate::api::ModelRow;
 use crate::config::Config;
 
+mod audit;
+mod campaigns;
 mod counters;
+mod given;
 mod ingest;
 mod keys;
 mod ledger;
@@ -27,7 +31,11 @@ mod models;
 mod pages;
 mod rollouts;
 
+pub(crate) use audit::{
+    Checked, From as AuditFrom, PAGE_MAX as AUDIT_PAGE_MAX, ends as audit_ends,
+};
 pub(crate) use counters::Counters;
+pub(crate) use given::DAYS_MAX as GIVEN_DAYS_MAX;
 pub(crate) use ingest::{Incoming, NodeAck};
 pub(crate) use models::{ModelError, VERSION_BYTES_MAX};
 pub(crate) use pages::Wanted;
@@ -79,9 +87,14 @@ pub(crate) struct State {
     pub(crate) settings: Settings,
     pub(crate) inventory: Inventory,
     pub(crate) book: Book,
+    pub(crate) campaigns: Campaigns,
+    log: audit::Log,
     models: BTreeMap<ModelName, BTreeMap<Version, ModelRow>>,
     desks: HashMap<NodePath, Desk>,
     pub(crate) counters: Counters,
+    /// A report or a step may have changed what a look at a campaign comes to.
+    stirred: bool,
+    looked_at: Option<Timestamp>,
     /// A commit failed, and what is in memory may differ from what is on the disk: open the state anew.
     stopped: bool,
     /// Everything that was ever stored was read when the state was opened.
@@ -119,9 +132,13 @@ impl State {
             inventory: Inventory::new(settings.nodes_max),
             settings,
             book: Book::new(),
+            campaigns: Campaigns::new(),
+            log: audit::Log::default(),
             models: BTreeMap::new(),
             desks: HashMap::new(),
             counters: Counters::default(),
+            stirred: true,
+            looked_at: None,
             stopped: false,
             complete,
             #[cfg(test)]
@@ -144,7 +161,8 @@ impl State {
         for entry in self.read_all::<NodeEntry>(keys::NODES)? {
             self.inventory.restore(entry);
         }
-        Ok(())
+        self.load_campaigns()?;
+        self.load_audit()
     }
 
     /// Everything below `prefix`. What is damaged is skipped, counted and logged: the rest is worth more than nothing.

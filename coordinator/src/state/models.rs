@@ -1,5 +1,6 @@
 //! The registry's list: which versions of which models there are.
 
+use lamppost_coordinator_core::rollout::audit::{Act, Actor, Note};
 use lamppost_models::{Digest, ModelName};
 use lamppost_store::{StoreError, Write};
 use semver::Version;
@@ -32,7 +33,7 @@ pub(crate) enum ModelError {
 
 impl State {
     /// Takes a version in whose artifact is in its place; `false` when it was there with the same bytes.
-    pub(crate) fn add_model(&mut self, row: &ModelRow) -> Result<bool, ModelError> {
+    pub(crate) fn add_model(&mut self, row: &ModelRow, by: Actor) -> Result<bool, ModelError> {
         if let Some(there) = self.model(&row.name, &row.version) {
             if there.digest == row.digest {
                 return Ok(false);
@@ -48,7 +49,16 @@ impl State {
         if self.models().count() >= MODEL_VERSIONS_MAX {
             return Err(ModelError::Full);
         }
-        self.commit(&[Write::put(keys::model(&row.name, &row.version), json(row))])?;
+        let note = Note {
+            by,
+            act: Act::Push,
+            target: None,
+            words: format!("{} {} ({})", row.name, row.version, row.digest),
+        };
+        let (mut writes, log) = self.append(note, row.pushed_at)?;
+        writes.push(Write::put(keys::model(&row.name, &row.version), json(row)));
+        self.commit(&writes)?;
+        self.log = log;
         self.models
             .entry(row.name.clone())
             .or_default()

@@ -182,8 +182,7 @@ impl Coordinator {
     }
 
     pub(crate) async fn start_rollout(&self, version: &str) -> RolloutView {
-        let wanted =
-            serde_json::json!({ "model": "traffic-flow", "version": version, "group": "all" });
+        let wanted = serde_json::json!({ "model": "traffic-flow", "version": version, "group": "all", "all_at_once": true });
         let response = self
             .request(Method::POST, "/v1/rollouts")
             .json(&wanted)

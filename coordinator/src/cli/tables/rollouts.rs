@@ -9,7 +9,7 @@ use super::{ago, table, word};
 use crate::api::RolloutView;
 use crate::units::{human_bytes, human_span_ms};
 
-fn summary(summary: &Summary) -> String {
+pub(super) fn summary(summary: &Summary) -> String {
     let Summary {
         nodes,
         running,
@@ -39,6 +39,10 @@ fn cause(cause: Cause) -> String {
     match cause {
         Cause::Start => "start".to_owned(),
         Cause::Rollback { of } => format!("rollback of {of}"),
+        Cause::Wave { rollout, wave } => format!("wave {} of {rollout}", u32::from(wave) + 1),
+        Cause::Promote { rollout } => format!("promotion of {rollout}"),
+        Cause::Abort { rollout } => format!("abort of {rollout}"),
+        Cause::Revoke => "revocation".to_owned(),
     }
 }
 
@@ -64,21 +68,48 @@ pub(in crate::cli) fn rollouts(views: &[RolloutView], now: Timestamp) -> String 
             cause(rollout.cause),
             ago(rollout.started_at, now),
             summary(&view.summary),
+            under_way(view),
         ]
     };
     table(
         [
-            "GROUP", "MODEL", "VERSION", "SEQ", "CAUSE", "STARTED", "NODES",
+            "GROUP",
+            "MODEL",
+            "VERSION",
+            "SEQ",
+            "CAUSE",
+            "STARTED",
+            "NODES",
+            "UNDER WAY",
         ],
         views.iter().map(row),
     )
 }
 
-/// One rollout with its nodes.
-pub(in crate::cli) fn rollout(view: &RolloutView, now: Timestamp) -> String {
+/// Where to, and how far, if somewhere.
+fn under_way(view: &RolloutView) -> String {
+    let campaign = view.campaign.as_ref().map(|view| &view.campaign);
+    campaign
+        .and_then(|campaign| Some((campaign, campaign.state.stage()?)))
+        .map_or_else(
+            || "-".to_owned(),
+            |(campaign, stage)| {
+                format!(
+                    "{}, wave {} of {}, {}",
+                    campaign.to.version,
+                    stage.wave + 1,
+                    campaign.policy.waves.len(),
+                    campaign.state.word()
+                )
+            },
+        )
+}
+
+/// What is released, and since when.
+pub(super) fn head(view: &RolloutView, now: Timestamp) -> String {
     let rollout = &view.rollout;
     let (target, stable) = (&rollout.target, &rollout.stable);
-    let head = format!(
+    format!(
         "{} {} for group {} (sequence {}, {}, started {})\n{}",
         target.model,
         stable.version,
@@ -87,7 +118,18 @@ pub(in crate::cli) fn rollout(view: &RolloutView, now: Timestamp) -> String {
         cause(rollout.cause),
         ago(rollout.started_at, now),
         stable.digest
-    );
+    )
+}
+
+/// One rollout with its waves and nodes.
+pub(in crate::cli) fn rollout(view: &RolloutView, now: Timestamp) -> String {
+    let mut head = head(view, now);
+    if let Some(campaign) = &view.campaign {
+        head = format!("{head}\n\n{}", super::campaigns::campaign(campaign, now));
+    }
+    for warning in &view.warnings {
+        head = format!("{head}\nwarning: {}", super::clean(warning));
+    }
     if view.nodes.is_empty() {
         return format!(
             "{head}\nno node of this group was heard of yet; one that comes later takes it"
@@ -95,13 +137,21 @@ pub(in crate::cli) fn rollout(view: &RolloutView, now: Timestamp) -> String {
     }
     let row = |row: &NodeRow| {
         let (state, detail) = progress(&row.progress, now);
-        [row.path.to_string(), state, detail]
+        (row.path.to_string(), row.cohort.map(word), state, detail)
     };
-    format!(
-        "{head}\n\n{}\n\n{}",
-        table(["NODE", "STATE", "DETAIL"], view.nodes.iter().map(row)),
-        summary(&view.summary)
-    )
+    let rows: Vec<_> = view.nodes.iter().map(row).collect();
+    let nodes = if rows.iter().any(|(_, cohort, _, _)| cohort.is_some()) {
+        let rows = rows
+            .into_iter()
+            .map(|(node, cohort, state, detail)| [node, super::or_dash(cohort), state, detail]);
+        table(["NODE", "COHORT", "STATE", "DETAIL"], rows)
+    } else {
+        let rows = rows
+            .into_iter()
+            .map(|(node, _, state, detail)| [node, state, detail]);
+        table(["NODE", "STATE", "DETAIL"], rows)
+    };
+    format!("{head}\n\n{nodes}\n\n{}", summary(&view.summary))
 }
 
 /// The rollout that holds, and what was before it.

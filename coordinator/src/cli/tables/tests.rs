@@ -79,6 +79,10 @@ fn view(minor: u64, current: bool, rows: Vec<NodeRow>) -> RolloutView {
             digest,
             bytes,
         },
+        candidate: None,
+        trial: None,
+        hours: None,
+        revoked: Vec::new(),
         replaces: None,
         cause: if minor == 0 {
             Cause::Start
@@ -94,6 +98,8 @@ fn view(minor: u64, current: bool, rows: Vec<NodeRow>) -> RolloutView {
         current,
         summary: Summary::of(&rows),
         nodes: rows,
+        campaign: None,
+        warnings: Vec::new(),
     }
 }
 
@@ -133,6 +139,7 @@ fn rows() -> Vec<NodeRow> {
     ];
     let row = |(index, progress)| NodeRow {
         path: path(&format!("gw-{index}")),
+        cohort: None,
         progress,
     };
     states.into_iter().enumerate().map(row).collect()

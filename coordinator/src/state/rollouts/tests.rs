@@ -26,13 +26,30 @@ fn row(minor: u64, content: &[u8]) -> ModelRow {
     }
 }
 
+fn by() -> Actor {
+    "anna@depot".parse().unwrap()
+}
+
+/// Has the whole group run a version now, and gives the release.
+fn start(state: &mut State, minor: u64, now: Timestamp) -> Result<Rollout, RolloutError> {
+    let wanted = StartRollout {
+        model: target().model,
+        version: Version::new(1, minor, 0),
+        group: target().group,
+        policy: None,
+        all_at_once: true,
+    };
+    state.start(wanted, by(), RolloutId::from_u64(minor), now)?;
+    Ok(state.book.current(&target()).unwrap().clone())
+}
+
 #[test]
 fn a_version_is_immutable() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = open(dir.path());
-    assert!(state.add_model(&row(0, b"a")).unwrap());
-    assert!(!state.add_model(&row(0, b"a")).unwrap());
-    let error = state.add_model(&row(0, b"b")).unwrap_err();
+    assert!(state.add_model(&row(0, b"a"), by()).unwrap());
+    assert!(!state.add_model(&row(0, b"a"), by()).unwrap());
+    let error = state.add_model(&row(0, b"b"), by()).unwrap_err();
     assert!(matches!(error, ModelError::Conflict { .. }));
     let text = error.to_string();
     assert!(
@@ -47,15 +64,16 @@ fn rollouts_and_models_are_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = open(dir.path());
     for minor in 0..2 {
-        state.add_model(&row(minor, &minor.to_le_bytes())).unwrap();
         state
-            .start(&target(), &Version::new(1, minor, 0), at(1))
+            .add_model(&row(minor, &minor.to_le_bytes()), by())
             .unwrap();
+        start(&mut state, minor, at(1)).unwrap();
     }
     drop(state);
     let mut state = open(dir.path());
     assert_eq!(state.models().count(), 2);
-    let back = state.roll_back(&target(), at(2)).unwrap();
+    state.roll_back(&target(), None, &by(), at(2)).unwrap();
+    let back = state.book.current(&target()).unwrap().clone();
     assert_eq!(
         (back.sequence, back.stable.version),
         (Sequence(3), Version::new(1, 0, 0))
@@ -72,12 +90,12 @@ fn the_oldest_rollout_is_deleted_with_the_one_that_has_no_room() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = open(dir.path());
     for minor in 0..2 {
-        state.add_model(&row(minor, &minor.to_le_bytes())).unwrap();
+        state
+            .add_model(&row(minor, &minor.to_le_bytes()), by())
+            .unwrap();
     }
     for step in 0..HISTORY_MAX as u64 + 3 {
-        state
-            .start(&target(), &Version::new(1, step % 2, 0), at(1))
-            .unwrap();
+        start(&mut state, step % 2, at(1)).unwrap();
     }
     let history = |state: &State| {
         state
@@ -96,9 +114,7 @@ fn the_oldest_rollout_is_deleted_with_the_one_that_has_no_room() {
 #[test]
 fn a_version_that_is_not_there_cannot_start() {
     let dir = tempfile::tempdir().unwrap();
-    let error = open(dir.path())
-        .start(&target(), &Version::new(9, 9, 9), at(1))
-        .unwrap_err();
+    let error = start(&mut open(dir.path()), 9, at(1)).unwrap_err();
     assert!(matches!(error, RolloutError::NoModel { .. }));
 }
 
@@ -106,11 +122,9 @@ fn a_version_that_is_not_there_cannot_start() {
 fn a_rollout_that_was_not_persisted_did_not_happen() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = open(dir.path());
-    state.add_model(&row(0, b"a")).unwrap();
+    state.add_model(&row(0, b"a"), by()).unwrap();
     state.fail_next_commit = Some(disk_full());
-    state
-        .start(&target(), &Version::new(1, 0, 0), at(1))
-        .unwrap_err();
+    start(&mut state, 0, at(1)).unwrap_err();
     assert!(state.stopped());
     assert!(state.book.current(&target()).is_none());
 }
@@ -119,10 +133,8 @@ fn a_rollout_that_was_not_persisted_did_not_happen() {
 fn releases_are_renewed_once_and_durably() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = open(dir.path());
-    state.add_model(&row(0, b"a")).unwrap();
-    let rollout = state
-        .start(&target(), &Version::new(1, 0, 0), at(1))
-        .unwrap();
+    state.add_model(&row(0, b"a"), by()).unwrap();
+    let rollout = start(&mut state, 0, at(1)).unwrap();
     assert_eq!(state.renew(at(2)).unwrap(), []);
     let due = rollout.renewal_due();
     assert_eq!(
