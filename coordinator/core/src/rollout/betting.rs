@@ -187,4 +187,4 @@ pub fn failures_e_value(failed: u64, nodes: u64, allowed: f64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::rollout) mod tests;

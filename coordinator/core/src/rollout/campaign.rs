@@ -27,7 +27,7 @@ mod words;
 pub use census::{CRASHES_PER_NODE_MAX, Census};
 pub(super) use census::{concerned, groups_with};
 pub use gate::Assessment;
-pub(super) use words::who;
+pub(super) use words::{count, who};
 
 /// Most campaigns that are remembered of a target, the current one included.
 pub const CAMPAIGNS_PER_TARGET_MAX: usize = 16;
@@ -50,6 +50,7 @@ pub struct Campaign {
     /// How it spreads.
     pub policy: Policy,
     /// Who started it.
+    #[serde(rename = "started_by")]
     pub by: Actor,
     /// When, by the coordinator's clock.
     pub started_at: Timestamp,
@@ -462,4 +463,4 @@ impl From<OnFail> for Option<Ending> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::rollout) mod tests;

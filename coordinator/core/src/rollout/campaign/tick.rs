@@ -156,6 +156,11 @@ impl Campaigns {
         self.all().find(|campaign| campaign.id == id)
     }
 
+    #[cfg(test)]
+    pub(in crate::rollout) fn evidence(&self, target: &Target) -> Option<&Evidence> {
+        self.last(target).map(|kept| &kept.evidence)
+    }
+
     fn last(&self, target: &Target) -> Option<&Kept> {
         let kept = self.of_target.get(target)?;
         // A clock that was set back may have put it before others.

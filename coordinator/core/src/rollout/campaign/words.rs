@@ -11,6 +11,8 @@ use crate::rollout::{Rollout, Target};
 
 /// Most names of one kind that words hold.
 const NAMES_MAX: usize = 3;
+/// A ratio that no decimal tells from 1.
+const EQUAL: &str = "equal";
 
 fn about(target: &Target) -> String {
     format!("{} in group {}", target.model, target.group)
@@ -267,11 +269,12 @@ fn labels(found: &Assessment, quality: &Quality) -> String {
         (Some(nodes), _) => Some((nodes, count(nodes.units, "node's vote", "nodes' votes"))),
         (None, _) => None,
     };
-    let shadow =
-        best.map(|(found, units)| one_test("Shadow", "active version", found, &units, alpha / 2.0));
+    let shadow = best.map(|(found, units)| {
+        one_test("Shadow", "the active version's", found, &units, alpha / 2.0)
+    });
     let cohorts = found.pairs.map(|found| {
         let units = count(found.units, "pair of nodes", "pairs of nodes");
-        one_test("Cohorts", "control nodes'", found, &units, alpha)
+        one_test("Cohorts", "the control nodes'", found, &units, alpha)
     });
     let texts: Vec<String> = shadow.into_iter().chain(cohorts).collect();
     let limit = than(quality.loss_ratio_max);
@@ -288,22 +291,25 @@ fn one_test(name: &str, other: &str, found: Found, units: &str, alpha: f64) -> S
     }
     let confidence = 100.0 * (1.0 - alpha);
     let (low, high) = (than(found.ratio.low), than(found.ratio.high));
-    let of = if other.ends_with('\'') {
-        format!("beside {other}")
-    } else {
-        format!("beside the {other}'s")
-    };
     format!(
-        "{name}: the candidate's loss is {} {of}, {confidence:.1} % confidence sequence {low} to {high} ({units})",
-        than(found.ratio.estimate),
+        "{name}: the candidate's loss is {} {other}, {confidence:.1} % confidence sequence {low} to {high} ({units})",
+        joined(&than(found.ratio.estimate)),
     )
+}
+
+fn joined(than: &str) -> String {
+    if than == EQUAL {
+        format!("{than} to")
+    } else {
+        format!("{than} than")
+    }
 }
 
 /// A ratio of losses as people say it.
 fn than(ratio: f64) -> String {
     let per_cent = 100.0 * (ratio - 1.0);
     if per_cent.abs() < 0.05 {
-        "equal".to_owned()
+        EQUAL.to_owned()
     } else if per_cent < 0.0 {
         format!("{:.1} % lower", -per_cent)
     } else {
@@ -357,7 +363,7 @@ fn reason(
     match why {
         Why::Soaking => format!("the wave lasts until {} at least", found.soaks_until),
         Why::Reports if reported < needed => format!(
-            "{needed} reports are needed and {reported} are in; the deadline is {}",
+            "{needed} reports are needed and {reported} came; the deadline is {}",
             found.deadline
         ),
         Why::Reports => format!(
@@ -367,7 +373,7 @@ fn reason(
             found.deadline
         ),
         Why::TooFewReports => format!(
-            "the deadline was {}, and {needed} reports are needed where {reported} are in: bring nodes back, promote or abort",
+            "{needed} reports are needed and {reported} came before the deadline, {}: bring nodes back, promote or abort",
             found.deadline
         ),
         Why::Labels => {
@@ -425,6 +431,6 @@ fn paused_by(state: &State, found: &Assessment) -> String {
     }
 }
 
-fn count(number: u64, one: &str, many: &str) -> String {
+pub(in crate::rollout) fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }

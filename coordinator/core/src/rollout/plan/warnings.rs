@@ -2,8 +2,8 @@
 
 use super::{Fleet, PlannedWave};
 use crate::rollout::betting;
-use crate::rollout::campaign::{Campaign, Refusal};
-use crate::rollout::policy::{Inconclusive, PolicyError, Quality, QualityKind, Unlabelled};
+use crate::rollout::campaign::{Campaign, Refusal, count};
+use crate::rollout::policy::{Bytes, Inconclusive, PolicyError, Quality, QualityKind, Unlabelled};
 
 fn error(field: String, value: impl ToString, mend: String) -> Refusal {
     let value = value.to_string();
@@ -36,7 +36,8 @@ pub(super) fn refuse(campaign: &Campaign, fleet: &Fleet) -> Result<(), Refusal> 
         let min = u64::from(policy.gate(number).min_reports);
         if min > exposed && (exposed > 0 || last) {
             let mend = format!(
-                "the wave has {exposed} nodes, so that its gate can never pass: lower it, or widen the wave"
+                "the wave has {}, so that its gate can never pass: lower it, or widen the wave",
+                count(exposed, "node", "nodes")
             );
             return Err(error(field("gate.min_reports"), min, mend));
         }
@@ -92,9 +93,9 @@ pub(super) fn warnings(campaign: &Campaign, fleet: &Fleet, waves: &[PlannedWave]
         for (number, wave) in waves.iter().enumerate() {
             if wave.bytes > most.0 {
                 warnings.push(format!(
-                    "wave {} fetches up to {} bytes, more than the {most} of a day: it takes several",
+                    "wave {} fetches up to {}, more than the {most} of a day: it takes several",
                     number + 1,
-                    wave.bytes
+                    Bytes(wave.bytes)
                 ));
             }
         }
