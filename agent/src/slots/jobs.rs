@@ -127,16 +127,18 @@ impl Drop for Job {
     }
 }
 
+/// Gets a bundle; what `held` has, the active version, need not come.
 pub(super) async fn fetch(
     shared: Arc<Shared>,
     done: mpsc::Sender<Done>,
     job: Job,
     bundle: BundleRef,
+    held: Option<BundleRef>,
 ) {
     job.begin().await;
     let digest = bundle.digest;
     let fetched = match job.stop.run_until_cancelled(shared.fetches.acquire()).await {
-        Some(_permit) => get(&shared, &done, &job, &bundle).await,
+        Some(_permit) => get(&shared, &done, &job, &bundle, held).await,
         None => Err(FetchError::Stopped),
     };
     let input = match fetched {
@@ -163,6 +165,7 @@ async fn get(
     done: &mpsc::Sender<Done>,
     job: &Job,
     bundle: &BundleRef,
+    held: Option<BundleRef>,
 ) -> Result<u64, FetchError> {
     let (artifacts, wanted, factory) = (
         shared.artifacts.clone(),
@@ -202,8 +205,7 @@ async fn get(
             }));
         }
     };
-    fetcher.fetch(bundle, &job.stop, &tell).await?;
-    Ok(bundle.bytes)
+    fetcher.fetch(bundle, held, &job.stop, &tell).await
 }
 
 /// Checks and measures a bundle, and the active version beside it where that was not measured before.

@@ -81,6 +81,7 @@ impl Task {
                 config.ca_file.as_deref(),
                 artifacts.clone(),
                 config.rate_bytes_per_s,
+                &config.path,
             )?),
             None => None,
         };
@@ -339,11 +340,14 @@ impl Task {
             Effect::Fetch(bundle) => {
                 tracing::info!(%model, version = %bundle.version, digest = %bundle.digest.short(), bytes = bundle.bytes, "a bundle is wanted");
                 let job = driver.job(&self.stop);
+                let held = driver.machine.record().active.as_ref();
+                let held = held.map(|held| held.bundle.clone());
                 self.jobs.spawn(jobs::fetch(
                     Arc::clone(&self.shared),
                     self.done.clone(),
                     job,
                     bundle,
+                    held,
                 ));
             }
             Effect::Check(bundle) => {
