@@ -105,6 +105,7 @@ impl From<RolloutError> for ApiError {
                 Refusal::None { .. } => StatusCode::NOT_FOUND,
                 Refusal::Policy(_) => StatusCode::BAD_REQUEST,
                 Refusal::First { .. }
+                | Refusal::Nobody { .. }
                 | Refusal::UnderWay { .. }
                 | Refusal::State { .. }
                 | Refusal::Revoked { .. } => StatusCode::CONFLICT,

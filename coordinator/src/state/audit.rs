@@ -135,6 +135,11 @@ impl State {
         Ok(low)
     }
 
+    #[cfg(test)]
+    pub(super) const fn log_head(&self) -> Head {
+        self.log.head
+    }
+
     fn newest_entry(&self) -> Result<Option<Entry>, StoreError> {
         let (from, to) = (keys::audit(0), keys::audit(u64::MAX));
         let last = self.store.last(from.as_bytes(), to.as_bytes())?;

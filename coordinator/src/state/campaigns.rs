@@ -1,14 +1,13 @@
 //! Rollouts wave by wave: each step is one commit of campaign, release and audit entry, and is taken into memory after it.
 
 use lamppost_coordinator_core::NodeEntry;
+use lamppost_coordinator_core::rollout::Target;
 use lamppost_coordinator_core::rollout::audit::Actor;
 use lamppost_coordinator_core::rollout::campaign::{
     self, Action, Around, Campaign, Decision, Ending, Step,
 };
 use lamppost_coordinator_core::rollout::evidence::{EvidenceHead, EvidenceRow, Touched};
-use lamppost_coordinator_core::rollout::{Target, Terms};
 use lamppost_models::id::RolloutId;
-use lamppost_models::release::Sequence;
 use lamppost_models::{Digest, NodePath, Timestamp};
 use lamppost_store::{StoreError, Write};
 
@@ -19,23 +18,43 @@ use crate::downloads::{self, Downloads};
 const STEPS_PER_LOOK_MAX: usize = 16;
 /// How often campaigns are looked at when no report came: soaks and deadlines are minutes.
 const LOOK_MS: i64 = 5_000;
+/// Nodes whose last report is looked at again for one commit, when the store is opened.
+const RELOADED_MAX: usize = 256;
 /// Rows of campaigns that are forgotten which are deleted in one look, so that no commit is huge.
 const SWEPT_MAX: usize = 1_000;
 
 impl State {
-    /// Reads the campaigns and what their nodes showed. Evidence that is lost comes again with the nodes' reports.
-    pub(super) fn load_campaigns(&mut self) -> Result<(), StoreError> {
-        let mut campaigns = self.read_all::<Campaign>(keys::CAMPAIGNS)?;
-        campaigns.sort_by_key(|campaign| campaign.started_at);
-        let ids: Vec<RolloutId> = campaigns.iter().map(|campaign| campaign.id).collect();
+    /// Reads the campaigns and what their nodes showed, and looks at every node's last report: evidence that was lost comes again
+    /// from there.
+    pub(super) fn load_campaigns(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        let campaigns = self.read_all::<Campaign>(keys::CAMPAIGNS)?;
+        let under_way = campaigns
+            .iter()
+            .filter(|campaign| campaign.state.stage().is_some());
+        let ids: Vec<RolloutId> = under_way.map(|campaign| campaign.id).collect();
         for campaign in campaigns {
             self.campaigns.restore(campaign);
         }
-        for id in ids {
-            let head = self.read_one::<EvidenceHead>(&keys::evidence_head(id))?;
-            let rows = self.evidence_rows(id)?;
+        for id in &ids {
+            let head = self.read_one::<EvidenceHead>(&keys::evidence_head(*id))?;
+            let rows = self.evidence_rows(*id)?;
             self.campaigns
-                .restore_evidence(id, head.unwrap_or_default(), rows);
+                .restore_evidence(*id, head.unwrap_or_default(), rows);
+        }
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let paths: Vec<NodePath> = self
+            .inventory
+            .nodes()
+            .map(|entry| entry.path.clone())
+            .collect();
+        for paths in paths.chunks(RELOADED_MAX) {
+            let mut writes = Vec::new();
+            for path in paths {
+                writes.extend(self.note_evidence(path, now));
+            }
+            self.commit(&writes)?;
         }
         Ok(())
     }
@@ -69,8 +88,7 @@ impl State {
         let Some(entry) = self.inventory.get(path) else {
             return Vec::new();
         };
-        let around = self.around_reports(now);
-        let touched = self.campaigns.on_report(&self.book, entry, &around);
+        let touched = self.campaigns.on_report(&self.book, entry, now);
         let mut writes = Vec::new();
         for Touched { id, rows, head } in touched {
             self.stirred = true;
@@ -199,20 +217,6 @@ impl State {
             terms: self.terms(target, now),
             stale_after: self.settings.stale_after,
             bytes_today,
-        }
-    }
-
-    /// For reports, which plan no release.
-    const fn around_reports(&self, now: Timestamp) -> Around {
-        let terms = Terms {
-            now,
-            lifetime: self.settings.release_lifetime,
-            seen: Sequence(0),
-        };
-        Around {
-            terms,
-            stale_after: self.settings.stale_after,
-            bytes_today: 0,
         }
     }
 

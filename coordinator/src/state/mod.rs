@@ -161,7 +161,7 @@ impl State {
         for entry in self.read_all::<NodeEntry>(keys::NODES)? {
             self.inventory.restore(entry);
         }
-        self.load_campaigns()?;
+        self.load_campaigns(crate::clock::now())?;
         self.load_audit()
     }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use lamppost_coordinator_core::progress::{self, Summary};
 use lamppost_coordinator_core::rollout::audit::Actor;
-use lamppost_coordinator_core::rollout::campaign::{Refusal, Start};
+use lamppost_coordinator_core::rollout::campaign::{Campaigns, Refusal, Start};
 use lamppost_coordinator_core::rollout::plan::{Pace, Plan};
-use lamppost_coordinator_core::rollout::policy::Policy;
+use lamppost_coordinator_core::rollout::policy::{Policy, Wave};
 use lamppost_coordinator_core::rollout::{PlanError, Rollout, Target, Terms};
 use lamppost_models::id::RolloutId;
 use lamppost_models::release::BundleRef;
@@ -68,8 +68,8 @@ impl State {
     ) -> Result<Vec<String>, RolloutError> {
         let target = wanted.target();
         let to = self.bundle(&target.model, &wanted.version)?;
-        let (how, terms) = (self.how(&target, wanted, now)?, self.terms(&target, now));
-        let (step, warnings) = match how {
+        let terms = self.terms(&target, now);
+        let (step, warnings) = match self.how(wanted, (id, &target, &to), now)? {
             How::AtOnce(_) => {
                 let release = self
                     .campaigns
@@ -102,7 +102,7 @@ impl State {
     ) -> Result<RolloutPlan, RolloutError> {
         let target = wanted.target();
         let to = self.bundle(&target.model, &wanted.version)?;
-        match self.how(&target, wanted, now)? {
+        match self.how(wanted, (id, &target, &to), now)? {
             How::Waves(policy) => {
                 let start = Start {
                     id,
@@ -198,8 +198,8 @@ impl State {
     /// wave alone. The first version, and a single node, have nothing to compare with.
     fn how(
         &self,
-        target: &Target,
         wanted: StartRollout,
+        (id, target, to): (RolloutId, &Target, &BundleRef),
         now: Timestamp,
     ) -> Result<How, RolloutError> {
         let StartRollout {
@@ -241,8 +241,29 @@ impl State {
             None if self.summary(target, now).nodes < 2 => {
                 How::AtOnce("fewer than two nodes of the group use it")
             }
-            None => How::Waves(Policy::canary()),
+            None => How::Waves(self.canary(id, target, to, now)),
         })
+    }
+
+    /// The built-in policy with a first wave of a single node: in a small group 5 % may be nobody.
+    fn canary(&self, id: RolloutId, target: &Target, to: &BundleRef, now: Timestamp) -> Policy {
+        let mut start = Start {
+            id,
+            target: target.clone(),
+            to: to.clone(),
+            policy: Policy::canary(),
+            by: Actor::coordinator(),
+        };
+        let around = self.around(target, 0, now);
+        let node = Campaigns::first_node(&self.book, &self.inventory, &start, &around);
+        let like = start.policy.waves.first().cloned();
+        let alone = node.zip(like).map(|(node, like)| Wave {
+            share: None,
+            nodes: vec![node],
+            ..like
+        });
+        start.policy.waves.splice(0..0, alone);
+        start.policy
     }
 
     fn plan_waves(&self, start: &Start, now: Timestamp) -> Result<Plan, RolloutError> {

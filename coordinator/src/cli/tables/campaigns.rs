@@ -1,8 +1,7 @@
 //! Rollouts wave by wave: what they would do, and how far they are.
 
-use lamppost_coordinator_core::rollout::campaign::{
-    Assessment, Campaign, Ending, QualityFound, Stage, State,
-};
+use lamppost_coordinator_core::rollout::campaign::{Assessment, Campaign, Ending, Stage, State};
+use lamppost_coordinator_core::rollout::evidence::Found;
 use lamppost_coordinator_core::rollout::plan::{Plan, PlannedWave};
 use lamppost_coordinator_core::rollout::policy::{Approve, Policy, Wave};
 use lamppost_models::Timestamp;
@@ -362,8 +361,9 @@ fn gate(assessment: &Assessment, bytes_today: u64, now: Timestamp) -> Vec<String
         format!("given today {}", human_bytes(bytes_today)),
     ];
     let found = [
-        ("shadow", assessment.shadow),
-        ("cohorts", assessment.cohorts),
+        ("by nodes", assessment.nodes),
+        ("by rounds", assessment.rounds),
+        ("by pairs", assessment.pairs),
     ];
     for (kind, found) in found {
         lines.extend(found.map(|found| quality(kind, &found)));
@@ -371,15 +371,14 @@ fn gate(assessment: &Assessment, bytes_today: u64, now: Timestamp) -> Vec<String
     lines
 }
 
-fn quality(kind: &str, found: &QualityFound) -> String {
-    let QualityFound {
+fn quality(kind: &str, found: &Found) -> String {
+    let Found {
         units,
         ratio,
-        ratio_max,
         shown,
     } = found;
     format!(
-        "{kind:<11} error x{:.3} ({:.3} to {:.3}) of the other's, limit x{ratio_max:.3}, from {units} votes: {}",
+        "{kind:<11} error x{:.3} ({:.3} to {:.3}) of the other's, from {units} votes: {}",
         ratio.estimate,
         ratio.low,
         ratio.high,

@@ -1,6 +1,7 @@
 use lamppost_coordinator_core::progress::Summary;
 use lamppost_coordinator_core::rollout::betting::Interval;
-use lamppost_coordinator_core::rollout::campaign::{Census, Done, Shown, Verdict, Why};
+use lamppost_coordinator_core::rollout::campaign::{Census, Done, Verdict, Why};
+use lamppost_coordinator_core::rollout::evidence::Shown;
 use lamppost_coordinator_core::rollout::policy::Span;
 use lamppost_coordinator_core::rollout::{Cause, Rollout, Target};
 use lamppost_models::id::RolloutId;
@@ -84,17 +85,20 @@ fn assessment() -> Assessment {
         deadline: at(-5),
         latency_ratio: Some(1.021),
         labels: 240,
-        shadow: Some(QualityFound {
+        last_label: Some(at(-60)),
+        labelled: true,
+        adds: true,
+        nodes: Some(Found {
             units: 23,
             ratio: Interval {
                 estimate: 0.97,
                 low: 0.951,
                 high: 0.988,
             },
-            ratio_max: 1.05,
             shown: Shown::GoodEnough,
         }),
-        cohorts: None,
+        rounds: None,
+        pairs: None,
         against: vec![Why::Soaking],
     }
 }
@@ -163,6 +167,7 @@ fn stage() -> Stage {
         wave: 1,
         since: at(-200),
         labels_before: 0,
+        nodes_before: 3,
         approved: None,
     }
 }
