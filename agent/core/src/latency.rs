@@ -77,3 +77,48 @@ fn middle(bucket: usize) -> u64 {
     let low = ((bucket % STEPS + STEPS) as u64) << octave;
     low + (1 << octave) / 2
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn nothing_has_no_quantile_and_small_values_are_exact() {
+        let mut histogram = LatencyHistogram::default();
+        assert_eq!(histogram.quantile_us(0.99), 0);
+        for us in 0..=31 {
+            histogram.add(us);
+        }
+        assert_eq!(histogram.quantile_us(0.5), 15);
+        assert_eq!(histogram.quantile_us(1.0), 31);
+        assert_eq!(histogram.quantile_us(0.0), 0);
+    }
+
+    #[test]
+    fn what_takes_for_ever_is_counted_in_the_last_bucket() {
+        let mut histogram = LatencyHistogram::default();
+        histogram.add(u64::MAX);
+        histogram.add(1 << OCTAVES);
+        assert_eq!(histogram.count(), 2);
+        let last = histogram.quantile_us(0.5) as f64;
+        assert!((last / (1_u64 << OCTAVES) as f64 - 1.0).abs() < 1.0 / 32.0);
+    }
+
+    proptest! {
+        #[test]
+        fn quantiles_are_off_by_a_32nd_at_most(
+            mut times in proptest::collection::vec(prop_oneof![0_u64..64, 0_u64..100_000, 0_u64..1 << 32], 1..400),
+            share in 0.0..1.0_f64,
+        ) {
+            let mut histogram = LatencyHistogram::default();
+            times.iter().for_each(|us| histogram.add(*us));
+            times.sort_unstable();
+            let rank = ((share * times.len() as f64).ceil() as usize).max(1);
+            let exact = times[rank - 1] as f64;
+            let told = histogram.quantile_us(share) as f64;
+            prop_assert!((told - exact).abs() <= exact / 32.0, "{told} for {exact}");
+        }
+    }
+}

@@ -18,6 +18,10 @@ pub const LATENCY_FLOOR_US: u64 = 1000;
 pub const LATENCY_INFERENCES_MIN: u64 = 100;
 /// Labels from which on errors are compared, even where the terms ask for fewer: of four, one odd hour is a quarter.
 pub const LABELS_MIN: u64 = 8;
+/// Standard errors of the difference that are left for chance: of versions that are equally good, a trial without them would
+/// refuse half wherever the terms allow no more error, and with two of them one in forty. What is worse by less than that the
+/// coordinator finds out over many nodes.
+const STANDARD_ERRORS: f64 = 2.0;
 
 /// What a bundle took on this very machine, over its golden windows and when warm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,8 +113,8 @@ pub fn shadow(
     let slow = || slow(terms, latency(candidate), Some(latency(active)));
     let disagrees = || disagrees(shadow.disagreement_max, &found.disagreement);
     let worse = || {
-        // On the same windows, so that what makes an hour hard is hard for both; one standard error is left for chance.
-        let noise = standard_error(&found.loss_difference);
+        // On the same windows, so that what makes an hour hard is hard for both.
+        let noise = STANDARD_ERRORS * standard_error(&found.loss_difference);
         worse(
             shadow.error_ratio_max,
             &candidate.loss,
@@ -160,8 +164,9 @@ pub fn probation(
         slow(terms, Latency::of(active, *windows), before)
     };
     let worse = || {
-        // On other windows, at another time of the day: two standard errors are left for chance.
-        let noise = 2.0 * standard_error(&active.loss).hypot(standard_error(&before.loss));
+        // On other windows, at another time of the day.
+        let noise =
+            STANDARD_ERRORS * standard_error(&active.loss).hypot(standard_error(&before.loss));
         worse(
             probation.error_ratio_max,
             &active.loss,

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use super::*;
 
+mod records;
+mod trials;
+
 const NOW: Timestamp = Timestamp::EPOCH;
 
 fn group(name: &str) -> GroupId {
@@ -206,10 +209,15 @@ impl Bench {
     }
 
     #[track_caller]
-    fn fetched_to_running(&mut self, number: u64) {
+    fn fetched_to_check(&mut self, number: u64) {
         self.expect(&["save", &format!("fetch 1.{number}.0")]);
         self.fetched(number);
         self.expect(&[&format!("check 1.{number}.0")]);
+    }
+
+    #[track_caller]
+    fn fetched_to_running(&mut self, number: u64) {
+        self.fetched_to_check(number);
         self.passed(number);
         self.expect(&["save", &format!("activate 1.{number}.0")]);
         self.activated(number);
@@ -669,39 +677,6 @@ fn a_bundle_too_large_for_any_node_is_not_fetched() {
         .unwrap();
     bench.expect(&["save"]);
     assert_eq!(bench.shown(), "1.1.0 Unusable < - < -");
-}
-
-#[test]
-fn a_record_reads_back_and_its_lists_are_bounded() {
-    let mut bench = Bench::new(None);
-    bench.bring_up(1, 1);
-    let mut record = bench.saved.clone().unwrap();
-    for number in 0..100 {
-        let detail = "x".repeat(DETAIL_CHARS_MAX);
-        let agent = "0.1.0".to_owned();
-        record.put_in_quarantine(Quarantined {
-            digest: digest(number),
-            verdict: Verdict::Unusable,
-            detail,
-            at: NOW,
-            agent,
-        });
-        record.remember(
-            &release(&group(&format!("g{number}")), number, 1),
-            &[],
-            &[group("all")],
-        );
-    }
-    assert_eq!(
-        (record.quarantine.len(), record.releases.len()),
-        (QUARANTINE_MAX, GROUPS_MAX)
-    );
-    assert!(
-        record.releases.contains_key(&group("all")),
-        "the node's own groups stay"
-    );
-    let json = serde_json::to_vec(&record).unwrap();
-    assert_eq!(serde_json::from_slice::<SlotRecord>(&json).unwrap(), record);
 }
 
 #[test]

@@ -207,7 +207,9 @@ impl SlotMachine {
             };
             let other = trial.bundle.digest;
             if other == digest && (goes_on || bar.is_some()) {
-                trial.terms = wanted.terms;
+                if matches!(trial.phase, TrialPhase::Candidate | TrialPhase::Probation) {
+                    trial.terms = wanted.terms;
+                }
                 if wanted.rollout.is_some() && trial.rollout != wanted.rollout {
                     trial.rollout = wanted.rollout;
                     trial.release = wanted.sequence;
