@@ -246,9 +246,10 @@ impl World {
             let bad = [FAILS_CHECK, FAILS_INFERENCE, FAILS_OPENING];
             assert!(!bad.contains(&number), "bundle {number} was not found out");
             let trial = record.trial.as_ref().filter(|trial| trial.is_of(wanted));
-            // The factory bundle may have become active meanwhile because nothing else was left.
-            let left =
-                |trial: &&TrialRecord| number == FACTORY && trial.phase == TrialPhase::Withdrawn;
+            // It may have become active meanwhile because nothing else was left: the factory's, or one that was left before.
+            let fallen_back =
+                number == FACTORY || record.active.as_ref().is_some_and(|held| held.left);
+            let left = |trial: &&TrialRecord| fallen_back && trial.phase == TrialPhase::Withdrawn;
             if let Some(trial) = trial.filter(|trial| !left(trial)) {
                 assert_eq!(trial.phase, TrialPhase::Passed, "{trial:?}");
             }
