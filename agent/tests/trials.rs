@@ -182,10 +182,11 @@ impl Bench {
             })
             .await;
         assert_eq!(active(&model), "1.0.0");
-        match model.trial.unwrap().phase {
-            TrialPhase::Refused { verdict, detail } => (verdict, detail),
-            other => panic!("{other:?}"),
-        }
+        let phase = model.trial.unwrap().phase;
+        let TrialPhase::Refused { verdict, detail } = phase else {
+            panic!("{phase:?}")
+        };
+        (verdict, detail)
     }
 
     /// What goes on working whatever a candidate does.

@@ -21,15 +21,17 @@ struct Answer {
 
 impl Answer {
     fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 }
 
 async fn get(coordinator: &Coordinator, digest: Digest, headers: &[(&str, &str)]) -> Answer {
     let request = coordinator.request(Method::GET, &format!("/v1/artifacts/{digest}"));
-    let request = headers
-        .iter()
-        .fold(request, |request, (name, value)| request.header(*name, *value));
+    let request = headers.iter().fold(request, |request, (name, value)| {
+        request.header(*name, *value)
+    });
     let response = request.send().await.unwrap();
     Answer {
         status: response.status().as_u16(),
@@ -57,14 +59,30 @@ async fn a_node_gets_what_is_new_to_it_and_others_get_it_compressed_or_whole() {
 
     // Twice: made, and kept.
     for _ in 0..2 {
-        let delta = get(&coordinator, digest, &[("accept-encoding", "dcz, zstd"), dictionary]).await;
-        assert_eq!((delta.status, delta.header("content-encoding")), (200, "dcz"));
+        let delta = get(
+            &coordinator,
+            digest,
+            &[("accept-encoding", "dcz, zstd"), dictionary],
+        )
+        .await;
+        assert_eq!(
+            (delta.status, delta.header("content-encoding")),
+            (200, "dcz")
+        );
         assert_eq!(delta.header("etag"), format!("\"{digest}-dcz\""));
-        assert_eq!(delta.header("vary"), "accept-encoding, available-dictionary");
+        assert_eq!(
+            delta.header("vary"),
+            "accept-encoding, available-dictionary"
+        );
         assert_eq!(delta.body[8..40], *Digest::of(&first).as_bytes());
         assert!(undo(&delta.body[40..], &first) == second);
 
-        let packed = get(&coordinator, digest, &[("accept-encoding", "gzip, zstd;q=0.5")]).await;
+        let packed = get(
+            &coordinator,
+            digest,
+            &[("accept-encoding", "gzip, zstd;q=0.5")],
+        )
+        .await;
         assert_eq!(packed.header("content-encoding"), "zstd");
         assert!(undo(&packed.body, &[]) == second);
         let (delta, packed) = (delta.body.len(), packed.body.len());
@@ -74,7 +92,10 @@ async fn a_node_gets_what_is_new_to_it_and_others_get_it_compressed_or_whole() {
     // A dictionary that is not here, and one that is the artifact itself.
     for known in [Digest::of(b"unknown"), digest] {
         let known = known.to_field();
-        let headers = [("accept-encoding", "dcz, zstd"), ("available-dictionary", &known)];
+        let headers = [
+            ("accept-encoding", "dcz, zstd"),
+            ("available-dictionary", &known),
+        ];
         let packed = get(&coordinator, digest, &headers).await;
         assert_eq!(packed.header("content-encoding"), "zstd");
     }

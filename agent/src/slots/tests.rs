@@ -203,20 +203,8 @@ impl Server {
             drop(stream.write_all(answer.as_bytes()).await);
             return;
         };
-        if let Manner::Busy { times } = manner
-            && self.inner.cuts.fetch_add(1, Ordering::Relaxed) < times
-        {
-            let answer = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-            drop(stream.write_all(answer.as_bytes()).await);
-            return;
-        }
-        if let Some((encoded, sent)) = self.encoded(manner, &head, &bytes) {
-            let start = format!(
-                "HTTP/1.1 200 OK\r\ncontent-encoding: dcz\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-                encoded.len()
-            );
-            drop(stream.write_all(start.as_bytes()).await);
-            drop(stream.write_all(&encoded[..sent]).await);
+        if let Some(answer) = self.odd_answer(manner, &head, &bytes) {
+            drop(stream.write_all(&answer).await);
             return;
         }
         let from = range
@@ -274,6 +262,22 @@ impl Server {
                 drop(stream.write_all(body).await);
             }
         }
+    }
+
+    /// What the manner says instead of the artifact.
+    fn odd_answer(&self, manner: Manner, head: &str, bytes: &[u8]) -> Option<Vec<u8>> {
+        if let Manner::Busy { times } = manner
+            && self.inner.cuts.fetch_add(1, Ordering::Relaxed) < times
+        {
+            let answer = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            return Some(answer.into());
+        }
+        let (encoded, sent) = self.encoded(manner, head, bytes)?;
+        let start = format!(
+            "HTTP/1.1 200 OK\r\ncontent-encoding: dcz\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            encoded.len()
+        );
+        Some([start.as_bytes(), &encoded[..sent]].concat())
     }
 
     /// An artifact as what is new in it, and how much of that is sent; `head` has lost its capital letters, and with them the

@@ -28,11 +28,11 @@ pub(crate) enum Above {
 pub(crate) fn bundle(version: &str, does: Does) -> Vec<u8> {
     let model = match does {
         Does::Persists { more } => model(
-            vec![node("Add", &["x", "more"], "out", &[])],
-            vec![float("more", more)],
+            &[node("Add", &["x", "more"], "out", &[])],
+            &[float("more", more)],
         ),
         Does::Until(above) => model(
-            vec![
+            &[
                 node("Greater", &["x", "zero"], "above", &[]),
                 node("Reshape", &["above", "scalar"], "condition", &[]),
                 node(
@@ -45,7 +45,7 @@ pub(crate) fn bundle(version: &str, does: Does) -> Vec<u8> {
                     ],
                 ),
             ],
-            vec![float("zero", 0.0), longs("scalar", &[1])],
+            &[float("zero", 0.0), longs("scalar", &[1])],
         ),
     };
     let output = match does {
@@ -78,8 +78,8 @@ fn same() -> Vec<u8> {
         "same",
         &[],
         "same_out",
-        vec![node("Identity", &["x"], "same_out", &[])],
-        vec![],
+        &[node("Identity", &["x"], "same_out", &[])],
+        &[],
     )
 }
 
@@ -90,15 +90,15 @@ fn branch(above: Above) -> Vec<u8> {
                 node("Neg", &["x"], "negative", &[]),
                 node("Log", &["negative"], "then_out", &[]),
             ];
-            graph("then", &[], "then_out", nodes, vec![])
+            graph("then", &[], "then_out", &nodes, &[])
         }
         Above::Counts { turns } => {
             let turn = graph(
                 "turn",
                 &["sum_in", "one"],
                 "sum_out",
-                vec![node("Add", &["sum_in", "one"], "sum_out", &[])],
-                vec![],
+                &[node("Add", &["sum_in", "one"], "sum_out", &[])],
+                &[],
             );
             let attributes = [
                 graph_attribute("body", &turn),
@@ -110,7 +110,7 @@ fn branch(above: Above) -> Vec<u8> {
                 node("Scan", &["x", "row"], "then_out", &attributes),
             ];
             let constants = vec![cube("cube"), longs("size", &[turns, 1, 1])];
-            graph("then", &[], "then_out", nodes, constants)
+            graph("then", &[], "then_out", &nodes, &constants)
         }
         Above::Fills { side } => {
             let nodes = vec![
@@ -128,7 +128,7 @@ fn branch(above: Above) -> Vec<u8> {
                 ),
             ];
             let constants = vec![longs("tall", &[side, 1]), longs("wide", &[1, side])];
-            graph("then", &[], "then_out", nodes, constants)
+            graph("then", &[], "then_out", &nodes, &constants)
         }
     }
 }
@@ -162,7 +162,7 @@ fn text(field: u64, content: &str) -> Vec<u8> {
     bytes(field, content.as_bytes())
 }
 
-fn model(nodes: Vec<Vec<u8>>, constants: Vec<Vec<u8>>) -> Vec<u8> {
+fn model(nodes: &[Vec<u8>], constants: &[Vec<u8>]) -> Vec<u8> {
     let graph = graph("made", &["x"], "out", nodes, constants);
     let opset = number(2, 17);
     [number(1, 8), bytes(7, &graph), bytes(8, &opset)].concat()
@@ -172,17 +172,19 @@ fn graph(
     name: &str,
     inputs: &[&str],
     output: &str,
-    nodes: Vec<Vec<u8>>,
-    constants: Vec<Vec<u8>>,
+    nodes: &[Vec<u8>],
+    constants: &[Vec<u8>],
 ) -> Vec<u8> {
     let mut graph = text(2, name);
-    nodes.iter().for_each(|node| graph.extend(bytes(1, node)));
-    constants
-        .iter()
-        .for_each(|tensor| graph.extend(bytes(5, tensor)));
-    inputs
-        .iter()
-        .for_each(|name| graph.extend(bytes(11, &value(name))));
+    for node in nodes {
+        graph.extend(bytes(1, node));
+    }
+    for tensor in constants {
+        graph.extend(bytes(5, tensor));
+    }
+    for name in inputs {
+        graph.extend(bytes(11, &value(name)));
+    }
     graph.extend(bytes(12, &value(output)));
     graph
 }
@@ -197,13 +199,15 @@ fn value(name: &str) -> Vec<u8> {
 
 fn node(operator: &str, inputs: &[&str], output: &str, attributes: &[Vec<u8>]) -> Vec<u8> {
     let mut node = Vec::new();
-    inputs.iter().for_each(|name| node.extend(text(1, name)));
+    for name in inputs {
+        node.extend(text(1, name));
+    }
     node.extend(text(2, output));
     node.extend(text(3, &format!("{operator}-{output}")));
     node.extend(text(4, operator));
-    attributes
-        .iter()
-        .for_each(|attribute| node.extend(bytes(5, attribute)));
+    for attribute in attributes {
+        node.extend(bytes(5, attribute));
+    }
     node
 }
 

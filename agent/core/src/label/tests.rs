@@ -451,8 +451,7 @@ fn losses_are_told_apart_from_those_of_an_earlier_time() {
         bench.predict(ts, None, said);
     }
     let join = &mut bench.join;
-    let mut label =
-        |join: &mut LabelJoin, ts| join.label(at(ts), Some(&Value::Number(0.0)), |_| {});
+    let label = |join: &mut LabelJoin, ts| join.label(at(ts), Some(&Value::Number(0.0)), |_| {});
     label(join, 2);
     let base = join.losses(&digest("v1"));
     label(join, 3);

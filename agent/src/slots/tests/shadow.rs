@@ -70,18 +70,15 @@ impl Bench {
             timeout: PATIENCE,
         };
         let checks = Checks::new(&checker).unwrap();
-        let args = match setup.script {
-            Some(script) => {
-                let path = dir.path().join("child.sh");
-                std::fs::write(&path, script).unwrap();
-                vec![path.into()]
-            }
-            None => {
-                let name = "slots::tests::shadow::shadow_bundle_child";
-                [name, "--exact", "--nocapture", "--test-threads=1"]
-                    .map(OsString::from)
-                    .to_vec()
-            }
+        let args = if let Some(script) = setup.script {
+            let path = dir.path().join("child.sh");
+            std::fs::write(&path, script).unwrap();
+            vec![path.into()]
+        } else {
+            let name = "slots::tests::shadow::shadow_bundle_child";
+            [name, "--exact", "--nocapture", "--test-threads=1"]
+                .map(OsString::from)
+                .to_vec()
         };
         let shadows = Shadows::new(&checks, args, setup.window_timeout);
         let (sender, done) = mpsc::channel(1024);
@@ -156,10 +153,12 @@ impl Bench {
     /// Waits for a comparison.
     async fn until(&mut self, wanted: impl Fn(&Comparison) -> bool) -> Comparison {
         loop {
-            match self.next().await {
-                Input::Shadowed { comparison, .. } if wanted(&comparison) => return comparison,
-                Input::Shadowed { .. } => {}
-                other => panic!("{other:?}"),
+            let input = self.next().await;
+            let Input::Shadowed { comparison, .. } = input else {
+                panic!("{input:?}")
+            };
+            if wanted(&comparison) {
+                return comparison;
             }
         }
     }
@@ -168,14 +167,19 @@ impl Bench {
     async fn refused(&mut self) -> (Comparison, Verdict, String) {
         let mut last = Comparison::default();
         loop {
-            match self.next().await {
-                Input::Shadowed { comparison, .. } => last = comparison,
-                Input::ShadowEnded {
-                    end: ShadowEnd::Refused { verdict, detail },
-                    ..
-                } => return (last, verdict, detail),
-                other => panic!("{other:?}"),
+            let input = self.next().await;
+            if let Input::Shadowed { comparison, .. } = input {
+                last = comparison;
+                continue;
             }
+            let Input::ShadowEnded {
+                end: ShadowEnd::Refused { verdict, detail },
+                ..
+            } = input
+            else {
+                panic!("{input:?}")
+            };
+            return (last, verdict, detail);
         }
     }
 
@@ -300,13 +304,15 @@ async fn a_child_that_talks_nonsense_is_the_candidates_verdict() {
 async fn a_bundle_that_is_gone_is_fetched_again_and_not_blamed() {
     let mut bench = Bench::start(Does::Persists { more: 0.0 }, &Setup::default());
     std::fs::remove_dir_all(bench.dir.path().join("artifacts")).unwrap();
-    match bench.next().await {
-        Input::ShadowEnded {
-            end: ShadowEnd::Undecided { detail },
-            ..
-        } => assert!(detail.contains("not on the disk"), "{detail}"),
-        other => panic!("{other:?}"),
-    }
+    let input = bench.next().await;
+    let Input::ShadowEnded {
+        end: ShadowEnd::Undecided { detail },
+        ..
+    } = input
+    else {
+        panic!("{input:?}")
+    };
+    assert!(detail.contains("not on the disk"), "{detail}");
 }
 
 #[tokio::test]
