@@ -400,7 +400,10 @@ async fn a_second_coordinator_on_the_same_data_or_port_says_so() {
         format!("{:#}", anyhow::Error::from(error.unwrap_err()))
     };
     let text = run(config(dir.path())).await;
-    assert!(text.contains("open in another process"), "{text}");
+    assert!(
+        text.contains("in use by another coordinator (process"),
+        "{text}"
+    );
     let other = tempfile::tempdir().unwrap();
     let mut same_port = config(other.path());
     same_port.http.listen = coordinator.ready.http;

@@ -51,12 +51,13 @@ async fn report(node: &Node, release: &Release, phase: TrialPhase) {
     let BundleRef {
         version, digest, ..
     } = candidate.bundle.clone();
-    let refused = match &phase {
-        TrialPhase::Refused { verdict, detail } => Some(TrialState::Refused {
+    let refused = if let TrialPhase::Refused { verdict, detail } = &phase {
+        Some(TrialState::Refused {
             verdict: *verdict,
             detail: detail.clone(),
-        }),
-        _ => None,
+        })
+    } else {
+        None
     };
     let running = if refused.is_some() {
         &release.stable
@@ -205,7 +206,7 @@ async fn a_good_candidate_goes_from_wave_to_wave_and_becomes_the_stable_version(
     let view = found.campaign.unwrap();
     let census = view.assessment.unwrap().census;
     assert_eq!((census.nodes, census.passed, census.waiting), (2, 1, 1));
-    assert!(view.words.contains("wave 2 of 2"), "{}", view.words);
+    assert!(view.words.contains("Wave 2 of 2"), "{}", view.words);
 
     report(second, &release, TrialPhase::Probation).await;
     report(second, &release, TrialPhase::Passed).await;

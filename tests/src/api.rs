@@ -94,12 +94,13 @@ impl Api {
         .await
     }
 
-    /// Releases a version to a group.
+    /// Releases a version to a whole group at once.
     ///
     /// # Errors
     /// With what the coordinator says when it refuses.
     pub async fn rollout(&self, model: &str, version: &str, group: &str) -> anyhow::Result<Value> {
-        let body = json!({ "model": model, "version": version, "group": group });
+        let body =
+            json!({ "model": model, "version": version, "group": group, "all_at_once": true });
         self.answer(
             self.client
                 .post(format!("{}/rollouts", self.base))

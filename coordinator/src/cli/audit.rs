@@ -34,12 +34,11 @@ async fn read(
     };
     let newest = since.is_none();
     // Without a beginning the answer ends with the newest, so that more than a page begins further back.
-    let mut from = match since {
-        Some(since) => ("since", since),
-        None => {
-            let end = page(client, &[("limit", "1".to_owned())]).await?.head.next;
-            ("from", end.saturating_sub(left).to_string())
-        }
+    let mut from = if let Some(since) = since {
+        ("since", since)
+    } else {
+        let end = page(client, &[("limit", "1".to_owned())]).await?.head.next;
+        ("from", end.saturating_sub(left).to_string())
     };
     let mut entries = Vec::new();
     while left > 0 {

@@ -53,7 +53,7 @@ pub(crate) enum RolloutError {
 enum How {
     /// All of them now, and why.
     AtOnce(&'static str),
-    Waves(Policy),
+    Waves(Box<Policy>),
 }
 
 impl State {
@@ -81,7 +81,7 @@ impl State {
                     id,
                     target,
                     to,
-                    policy,
+                    policy: *policy,
                     by,
                 };
                 let plan = self.plan_waves(&start, now)?;
@@ -108,7 +108,7 @@ impl State {
                     id,
                     target,
                     to,
-                    policy,
+                    policy: *policy,
                     by: Actor::coordinator(),
                 };
                 let plan = self.plan_waves(&start, now)?;
@@ -234,14 +234,14 @@ impl State {
             return Err(RolloutError::NobodyIn { group, known });
         }
         Ok(match policy {
-            Some(policy) => How::Waves(*policy),
+            Some(policy) => How::Waves(policy),
             None if self.book.current(target).is_none() => {
                 How::AtOnce("the group runs no version of it yet")
             }
             None if self.summary(target, now).nodes < 2 => {
                 How::AtOnce("fewer than two nodes of the group use it")
             }
-            None => How::Waves(self.canary(id, target, to, now)),
+            None => How::Waves(Box::new(self.canary(id, target, to, now))),
         })
     }
 

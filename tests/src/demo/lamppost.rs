@@ -129,7 +129,7 @@ impl Lamppost {
         .await
     }
 
-    /// `lamppost rollout start MODEL VERSION --group GROUP`.
+    /// `lamppost rollout start MODEL VERSION --group GROUP --all-at-once`.
     ///
     /// # Errors
     /// When the command fails.
@@ -140,7 +140,9 @@ impl Lamppost {
         version: &str,
         group: &str,
     ) -> anyhow::Result<()> {
-        let args = ["rollout", "start", model, version, "--group", group].map(AsRef::as_ref);
+        let args = ["rollout", "start", model, version, "--group", group];
+        let args = [&args[..], &["--all-at-once"]].concat();
+        let args: Vec<&OsStr> = args.into_iter().map(AsRef::as_ref).collect();
         self.run(stage, &args)
             .await?
             .success("rollout start")

@@ -261,6 +261,47 @@ fn unreachable_is_counted_apart_and_does_not_hold_a_rollout_up() {
 }
 
 #[test]
+fn while_there_is_a_candidate_each_node_is_held_to_what_is_meant_for_it() {
+    use lamppost_models::id::RolloutId;
+    use lamppost_models::rollout::{Candidate, Exposure, Share};
+    let mut world = World::new();
+    world.node(
+        &["all"],
+        NodeState::Up,
+        Some(vec![row(Some(active(1)), None)]),
+    );
+    let target = Target {
+        group: "all".parse().unwrap(),
+        model: "flow".parse().unwrap(),
+    };
+    let with = |share, control| {
+        let mut rollout = world.book.current(&target).unwrap().clone();
+        rollout.candidate = Some(Candidate {
+            bundle: bundle(2),
+            rollout: RolloutId::from_u64(1),
+            exposure: Exposure {
+                share,
+                ..Exposure::default()
+            },
+            control,
+        });
+        let mut rows = rows(&rollout, &world.book, &world.inventory, at(20), STALE);
+        let row = rows.remove(0);
+        (
+            row.cohort,
+            matches!(row.progress, NodeProgress::Running { .. }),
+        )
+    };
+    for (share, control, cohort, running) in [
+        (Share::NONE, Share::NONE, Cohort::Later, true),
+        (Share::NONE, Share::ALL, Cohort::Control, true),
+        (Share::ALL, Share::NONE, Cohort::Candidate, false),
+    ] {
+        assert_eq!(with(share, control), (Some(cohort), running));
+    }
+}
+
+#[test]
 fn a_row_is_flat_json() {
     let path = NodePath {
         site: "s".parse().unwrap(),
@@ -268,6 +309,7 @@ fn a_row_is_flat_json() {
     };
     let row = NodeRow {
         path,
+        cohort: None,
         progress: NodeProgress::Fetching {
             received: 1,
             bytes: 2,

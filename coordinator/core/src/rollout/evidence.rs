@@ -48,14 +48,15 @@ const VOTE_LABELS_MIN: u64 = 10;
 /// tests).
 const CUT: f64 = 0.1;
 
-/// What a report changed in the evidence of a campaign; to be persisted with it.
+/// What a report changed in the evidence of a campaign. The rows are to be persisted with it; the head with them or later, every
+/// few seconds say, and never before them: what a crash then loses is votes, and none counts twice.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Touched {
     /// The campaign.
     pub id: RolloutId,
     /// The rows that changed, two at most.
     pub rows: Vec<(NodePath, EvidenceRow)>,
-    /// The head, when it changed.
+    /// The head, when it changed; a few kilobytes.
     pub head: Option<EvidenceHead>,
 }
 
@@ -244,21 +245,24 @@ impl Evidence {
         } else {
             block
         };
-        if !row.voted && row.whole.labels >= enough {
-            if let Some(vote) = row.whole.vote(reading.quality.loss_ratio_max) {
-                row.voted = true;
-                self.head.nodes.push(vote);
-            }
+        let ratio = reading.quality.loss_ratio_max;
+        if !row.voted
+            && row.whole.labels >= enough
+            && let Some(vote) = row.whole.vote(ratio)
+        {
+            row.voted = true;
+            self.head.nodes.push(vote);
         }
-        if row.open.labels >= block && row.round < self.head.round.max(1) {
-            if let Some(vote) = row.open.vote(reading.quality.loss_ratio_max) {
-                self.head.round = self.head.round.max(1);
-                row.round = self.head.round;
-                row.open = Sums::default();
-                self.head.votes += 1;
-                self.head.sum += vote;
-                self.close_round();
-            }
+        let open = self.head.round.max(1);
+        if row.open.labels >= block
+            && row.round < open
+            && let Some(vote) = row.open.vote(ratio)
+        {
+            (self.head.round, row.round) = (open, open);
+            row.open = Sums::default();
+            self.head.votes += 1;
+            self.head.sum += vote;
+            self.close_round();
         }
     }
 

@@ -5,7 +5,8 @@ use lamppost_models::{GroupId, NodePath};
 use serde::{Deserialize, Serialize};
 
 mod builtin;
-mod check;
+pub(super) mod check;
+mod terms;
 mod text;
 
 pub use check::PolicyError;
@@ -46,7 +47,7 @@ pub struct Policy {
     #[serde(default)]
     pub gate: Gate,
     /// What each node checks by itself.
-    #[serde(default = "builtin::trial")]
+    #[serde(default = "builtin::trial", deserialize_with = "terms::deserialize")]
     pub trial: TrialTerms,
 }
 
@@ -214,8 +215,8 @@ impl Policy {
 
     /// The first question about quality that a gate asks; the others ask the same but for the labels they need.
     pub fn quality(&self) -> Option<&Quality> {
-        let gates = (0..self.waves.len()).map(|wave| self.gate(wave));
-        gates.filter_map(|gate| gate.quality.as_ref()).next()
+        let mut gates = (0..self.waves.len()).map(|wave| self.gate(wave));
+        gates.find_map(|gate| gate.quality.as_ref())
     }
 
     /// The deadline of a wave.

@@ -118,9 +118,9 @@ fn the_ends_are_those_of_a_search_over_all_means() {
 /// How often a test of a coin with exactly the allowed share of failures is ever refuted, looked at after each toss.
 #[test]
 fn failures_at_the_allowed_share_are_seldom_too_many() {
+    const RUNS: u32 = 2000;
     let mut rng = Rng(5);
     let mut alarms = 0;
-    const RUNS: u32 = 2000;
     for _ in 0..RUNS {
         let mut failed = 0;
         let ever = (1..=500).any(|nodes| {

@@ -406,10 +406,8 @@ impl Campaign {
                 return Err(self.refusal("there is nothing to approve"));
             }
         };
-        if let Some(earlier) = &stage.approved {
-            if earlier == by {
-                return Err(self.refusal("you have approved this wave already"));
-            }
+        if stage.approved.is_some() {
+            return Err(self.refusal("what follows its wave is approved already"));
         }
         stage.approved = Some(by.clone());
         self.state = State::Running { stage };

@@ -48,7 +48,7 @@ pub struct Census {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Survey {
     pub(super) census: Census,
-    /// Nodes that the next wave exposes, in all.
+    /// Nodes that the next wave exposes, in all; this one's where there is no byte budget, which alone asks for it.
     pub(super) next_nodes: u64,
     /// How much slower the candidate is, a node each.
     pub(super) latency: Vec<f64>,
@@ -129,7 +129,10 @@ pub(super) fn survey(
     stale_after: Duration,
 ) -> Survey {
     let groups_with = groups_with(book, &campaign.target);
-    let (candidate, next) = (campaign.candidate(wave), campaign.candidate(wave + 1));
+    let candidate = campaign.candidate(wave);
+    // Only a budget asks who comes next; hashing each node's name once more would be half of the cost of a look.
+    let budget = campaign.policy.bytes_per_day.is_some();
+    let next = budget.then(|| campaign.candidate(wave + 1));
     let mut survey = Survey::default();
     for entry in inventory.nodes() {
         let Some((who, row)) = concerned(entry, &campaign.target, |groups| {
@@ -138,7 +141,7 @@ pub(super) fn survey(
             continue;
         };
         let reachable = || entry.presence(now, stale_after).reachable();
-        survey.count(campaign, &candidate, &next, who, row, reachable);
+        survey.count(campaign, &candidate, next.as_ref(), who, row, reachable);
     }
     survey
 }
@@ -148,7 +151,7 @@ impl Survey {
         &mut self,
         campaign: &Campaign,
         candidate: &Candidate,
-        next: &Candidate,
+        next: Option<&Candidate>,
         who: Who<'_>,
         row: Option<&ReportedModel>,
         reachable: impl Fn() -> bool,
@@ -160,7 +163,8 @@ impl Survey {
             Cohort::Candidate => self.next_nodes += 1,
             Cohort::Control | Cohort::Later => {
                 self.census.control += u64::from(cohort == Cohort::Control);
-                self.next_nodes += u64::from(next.cohort(who) == Cohort::Candidate);
+                let joins = next.is_some_and(|next| next.cohort(who) == Cohort::Candidate);
+                self.next_nodes += u64::from(joins);
                 return;
             }
         }
@@ -254,8 +258,10 @@ pub(super) fn standing(campaign: &Campaign, row: Option<&ReportedModel>) -> Stan
                 {
                     Standing::Failed
                 }
-                TrialPhase::Refused { .. } | TrialPhase::RolledBack { .. } => Standing::Trying,
-                TrialPhase::Candidate | TrialPhase::Probation => Standing::Trying,
+                TrialPhase::Refused { .. }
+                | TrialPhase::RolledBack { .. }
+                | TrialPhase::Candidate
+                | TrialPhase::Probation => Standing::Trying,
                 TrialPhase::Passed | TrialPhase::Withdrawn => Standing::Waiting,
             },
         },

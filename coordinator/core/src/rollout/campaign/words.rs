@@ -227,11 +227,11 @@ fn nodes(found: &Assessment, gate: &Gate) -> String {
     } else {
         format!(" (limit {})", limits.join(" and "))
     };
-    let mut text = format!(
+    let mut parts = vec![format!(
         "{done} of {} {} done, {failed} failed{limit}",
         count(nodes, "node", "nodes"),
         if done == 1 { "is" } else { "are" }
-    );
+    )];
     for (count, what) in [
         (live, "in probation"),
         (trying, "on trial"),
@@ -239,19 +239,19 @@ fn nodes(found: &Assessment, gate: &Gate) -> String {
         (unreachable, "unreachable"),
     ] {
         if count > 0 {
-            text.push_str(&format!(", {count} {what}"));
+            parts.push(format!("{count} {what}"));
         }
     }
     if let Some(most) = gate.crashes_max {
-        let crashes = self::count(crashes, "crash", "crashes");
-        text.push_str(&format!(", {crashes} (limit {most})"));
+        let crashes = count(crashes, "crash", "crashes");
+        parts.push(format!("{crashes} (limit {most})"));
     }
     if let (Some(ratio), Some(most)) = (found.latency_ratio, gate.latency_ratio_max) {
-        text.push_str(&format!(
-            ", slowest inferences {ratio:.2} times as long on the median node (limit {most})"
+        parts.push(format!(
+            "slowest inferences {ratio:.2} times as long on the median node (limit {most})"
         ));
     }
-    text
+    parts.join(", ")
 }
 
 fn labels(found: &Assessment, quality: &Quality) -> String {

@@ -124,7 +124,7 @@ fn pairs(nodes: usize, candidate: f64, rain: f64, rng: &mut Rng) -> World {
     let level: Vec<f64> = (0..nodes).map(|_| 1.0 + 9.0 * rng.unit()).collect();
     for node in &control {
         world.report(*node, |row| {
-            row.active.as_mut().unwrap().quality = Some(right(30, level[*node]))
+            row.active.as_mut().unwrap().quality = Some(right(30, level[*node]));
         });
     }
     let noise: Vec<f64> = (0..nodes).map(|_| (0.03 * rng.normal()).exp()).collect();
@@ -176,7 +176,7 @@ fn a_candidate_that_goes_back_is_the_worst_vote_and_a_control_node_that_leaves_i
     let quality = |labels| Some(right(labels, 1.0));
     for node in &control {
         world.report(*node, |row| {
-            row.active.as_mut().unwrap().quality = quality(30)
+            row.active.as_mut().unwrap().quality = quality(30);
         });
     }
     let live = |row: &mut ReportedModel| {
@@ -270,6 +270,36 @@ fn evidence_that_is_restored_goes_on_as_it_was() {
         }
     }
     assert!(stored.labels > 100 && !stored.rounds.is_empty());
+}
+
+/// Heads are persisted every few seconds only: a crash may lose what nodes said meanwhile, and counts nothing twice.
+#[test]
+fn a_head_that_lags_behind_its_rows_loses_votes_and_counts_none_twice() {
+    let mut world = world(10, "block = 10");
+    let exposed = world.exposed(10);
+    let mut rows = BTreeMap::new();
+    let mut stored = EvidenceHead::default();
+    for labels in [10, 20, 30, 40, 50] {
+        for (number, node) in exposed.iter().enumerate() {
+            world.report(*node, |row| shadows(row, shadow(labels, 1.2, 1.0)));
+            let evidence = world.campaigns.evidence(&target()).unwrap();
+            rows.insert(path(*node), evidence.row(&path(*node)).unwrap().clone());
+            if labels == 30 && number == 1 {
+                stored = evidence.head().clone();
+            }
+        }
+    }
+    let whole = head(&world);
+    world.campaigns.restore_evidence(ID, stored, rows);
+    for labels in [60, 70] {
+        for node in &exposed {
+            world.report(*node, |row| shadows(row, shadow(labels, 1.2, 1.0)));
+        }
+    }
+    let found = head(&world);
+    assert_eq!(found.nodes.len(), whole.nodes.len());
+    assert!(found.rounds.len() <= whole.rounds.len() + 2);
+    assert!(found.labels < whole.labels + 20 * exposed.len() as u64);
 }
 
 #[test]

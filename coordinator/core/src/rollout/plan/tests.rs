@@ -27,7 +27,7 @@ fn lines(plan: &Plan) -> String {
 }
 
 fn plan(world: &World, toml: &str, pace: Pace) -> Result<Plan, Refusal> {
-    let start = world.to_start(policy(toml));
+    let start = to_start(policy(toml));
     world
         .campaigns
         .plan(&world.book, &world.inventory, &start, pace, &world.around())
@@ -143,7 +143,7 @@ fn what_this_fleet_can_never_meet_is_refused() {
 fn the_first_node_is_reachable_and_in_the_group() {
     let mut world = fleet();
     world.node(500, &["other"], &[]);
-    let start = world.to_start(policy("[[wave]]\nshare = \"1 %\"\n"));
+    let start = to_start(policy("[[wave]]\nshare = \"1 %\"\n"));
     let around = world.around();
     let first = Campaigns::first_node(&world.book, &world.inventory, &start, &around).unwrap();
     let reachable: Vec<NodePath> = (20..200).map(path).collect();

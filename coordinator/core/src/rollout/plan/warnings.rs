@@ -1,13 +1,14 @@
 //! What does not fit this fleet: refused where a rollout could never end, said where it may surprise.
 
+use std::fmt;
+
 use super::{Fleet, PlannedWave};
 use crate::rollout::betting;
 use crate::rollout::campaign::{Campaign, Refusal, count};
-use crate::rollout::policy::{Bytes, Inconclusive, PolicyError, Quality, QualityKind, Unlabelled};
+use crate::rollout::policy::{Bytes, Inconclusive, Quality, QualityKind, Unlabelled, check};
 
-fn error(field: String, value: impl ToString, mend: String) -> Refusal {
-    let value = value.to_string();
-    Refusal::Policy(PolicyError { field, value, mend })
+fn error(field: String, value: impl fmt::Display, mend: String) -> Refusal {
+    Refusal::Policy(check::error(field, value, mend))
 }
 
 /// Refuses what can never come true.

@@ -1,5 +1,7 @@
 //! What a policy must be like, whatever the fleet.
 
+use std::fmt;
+
 use lamppost_models::rollout::{EXPOSURE_NAMES_MAX, Share};
 
 use super::{Gate, POLICY_NAME_BYTES_MAX, Policy, Quality, QualityKind, Span, WAVES_MAX, Wave};
@@ -23,12 +25,12 @@ pub struct PolicyError {
 
 pub(in crate::rollout) fn error(
     field: impl Into<String>,
-    value: impl ToString,
+    value: impl fmt::Display,
     mend: impl Into<String>,
 ) -> PolicyError {
     PolicyError {
         field: field.into(),
-        value: value.to_string(),
+        value: format!("{value}"),
         mend: mend.into(),
     }
 }

@@ -107,107 +107,109 @@ fn the_built_in_policy_is_possible_and_what_a_short_file_becomes() {
     assert_eq!(short.gate, Gate::default());
 }
 
+/// What is refused, and how the refusal begins.
+const IMPOSSIBLE: &[(&str, &str)] = &[
+    ("wave = []", "policy: wave is 0 waves: 1 to 16 waves"),
+    (
+        "{wave}[[wave]]\nshare = \"5 %\"\n",
+        "policy: wave 2: share is 5 %: a wave exposes at least what the one before does, 10 %",
+    ),
+    (
+        "[[wave]]\nsoak = \"5m\"\n",
+        "policy: wave 1: share is missing: give at least one of",
+    ),
+    (
+        "control = \"30 %\"\n[[wave]]\nshare = \"80 %\"\n",
+        "policy: control is 30 %: the last wave's share 80 % and the control share do not fit",
+    ),
+    ("control = \"100 %\"\n{wave}", "policy: control is 100 %"),
+    (
+        "deadline = \"0s\"\n{wave}",
+        "policy: deadline is 0s: 1s to 366d",
+    ),
+    (
+        "{wave}soak = \"2d\"\n",
+        "policy: wave 1: soak is 2d: no longer than the deadline, 1d",
+    ),
+    (
+        "{wave}[gate]\nmin_reports = 0\n",
+        "policy: gate.min_reports is 0: at least 1",
+    ),
+    (
+        "{wave}[gate]\nlatency_ratio_max = 0.5\n",
+        "policy: gate.latency_ratio_max is 0.5: 1 to 1000",
+    ),
+    (
+        "{wave}[gate.quality]\nloss_ratio_max = 3.0\n",
+        "policy: gate.quality.loss_ratio_max is 3: 0.5 to 2",
+    ),
+    (
+        "{wave}[gate.quality]\nalpha = 0.0\n",
+        "policy: gate.quality.alpha is 0",
+    ),
+    (
+        "{wave}[gate.quality]\nblock = 0\n",
+        "policy: gate.quality.block is 0",
+    ),
+    (
+        "{wave}[gate.quality]\nkind = \"both\"\n",
+        "policy: control is 0 %: comparing cohorts takes control nodes",
+    ),
+    (
+        "{wave}[wave.gate.quality]\nblock = 10\n[[wave]]\nshare = \"20 %\"\n[gate.quality]\n",
+        "policy: wave 2: gate.quality.block is 48: one test runs through all waves: 10",
+    ),
+    (
+        "{wave}[gate.quality]\n[trial]\n",
+        "policy: trial.shadow is missing: a gate compares shadows",
+    ),
+    (
+        "{wave}[trial.shadow]\ncpu_share = 0.0\n",
+        "policy: trial.shadow.cpu_share is 0: above 0",
+    ),
+    (
+        "downloads_per_backhaul = 0\n{wave}",
+        "policy: downloads_per_backhaul is 0",
+    ),
+    (
+        "bytes_per_day = \"0B\"\n{wave}",
+        "policy: bytes_per_day is 0B",
+    ),
+    (
+        "[[wave]]\nshare = \"101 %\"\n",
+        "\"101 %\" is no share of 0 to 100 per cent",
+    ),
+    (
+        "{wave}nodes = [\"n1\"]\n",
+        "\"n1\" is no node: write it like site/node",
+    ),
+    ("{wave}tags = [\"lte\"]\n", "\"lte\" is no tag"),
+    ("{wave}soak = \"5\"\n", "\"5\" is no length of time"),
+    (
+        "bytes_per_day = \"2 apples\"\n{wave}",
+        "\"2 apples\" is no number of bytes",
+    ),
+    ("{wave}shaer = \"5 %\"\n", "unknown field `shaer`"),
+    ("{wave}[gate]\nfailed = 3\n", "unknown field `failed`"),
+    (
+        "{wave}[trial]\nlatency_ratio = 2.0\n",
+        "unknown field `latency_ratio`",
+    ),
+    (
+        "{wave}[trial.shadow]\nerror_ratio = 2.0\n",
+        "unknown field `error_ratio`",
+    ),
+    (
+        "{wave}[trial.probation]\ncrash = 2\n",
+        "unknown field `crash`",
+    ),
+];
+
 #[test]
 fn impossible_policies_are_refused_with_field_value_and_mend() {
     let wave = "[[wave]]\nshare = \"10 %\"\n";
-    for (toml, wanted) in [
-        (
-            "wave = []".to_owned(),
-            "policy: wave is 0 waves: 1 to 16 waves",
-        ),
-        (
-            format!("{wave}[[wave]]\nshare = \"5 %\"\n"),
-            "policy: wave 2: share is 5 %: a wave exposes at least what the one before does, 10 %",
-        ),
-        (
-            "[[wave]]\nsoak = \"5m\"\n".to_owned(),
-            "policy: wave 1: share is missing: give at least one of",
-        ),
-        (
-            "control = \"30 %\"\n[[wave]]\nshare = \"80 %\"\n".to_owned(),
-            "policy: control is 30 %: the last wave's share 80 % and the control share do not fit",
-        ),
-        (
-            format!("control = \"100 %\"\n{wave}"),
-            "policy: control is 100 %",
-        ),
-        (
-            format!("deadline = \"0s\"\n{wave}"),
-            "policy: deadline is 0s: 1s to 366d",
-        ),
-        (
-            format!("{wave}soak = \"2d\"\n"),
-            "policy: wave 1: soak is 2d: no longer than the deadline, 1d",
-        ),
-        (
-            format!("{wave}[gate]\nmin_reports = 0\n"),
-            "policy: gate.min_reports is 0: at least 1",
-        ),
-        (
-            format!("{wave}[gate]\nlatency_ratio_max = 0.5\n"),
-            "policy: gate.latency_ratio_max is 0.5: 1 to 1000",
-        ),
-        (
-            format!("{wave}[gate.quality]\nloss_ratio_max = 3.0\n"),
-            "policy: gate.quality.loss_ratio_max is 3: 0.5 to 2",
-        ),
-        (
-            format!("{wave}[gate.quality]\nalpha = 0.0\n"),
-            "policy: gate.quality.alpha is 0",
-        ),
-        (
-            format!("{wave}[gate.quality]\nblock = 0\n"),
-            "policy: gate.quality.block is 0",
-        ),
-        (
-            format!("{wave}[gate.quality]\nkind = \"both\"\n"),
-            "policy: control is 0 %: comparing cohorts takes control nodes",
-        ),
-        (
-            format!(
-                "{wave}[wave.gate.quality]\nblock = 10\n[[wave]]\nshare = \"20 %\"\n[gate.quality]\n"
-            ),
-            "policy: wave 2: gate.quality.block is 48: one test runs through all waves: 10",
-        ),
-        (
-            format!("{wave}[gate.quality]\n[trial]\n"),
-            "policy: trial.shadow is missing: a gate compares shadows",
-        ),
-        (
-            format!("{wave}[trial.shadow]\ncpu_share = 0.0\n"),
-            "policy: trial.shadow.cpu_share is 0: above 0",
-        ),
-        (
-            format!("downloads_per_backhaul = 0\n{wave}"),
-            "policy: downloads_per_backhaul is 0",
-        ),
-        (
-            format!("bytes_per_day = \"0B\"\n{wave}"),
-            "policy: bytes_per_day is 0B",
-        ),
-        (
-            "[[wave]]\nshare = \"101 %\"\n".to_owned(),
-            "\"101 %\" is no share of 0 to 100 per cent",
-        ),
-        (
-            format!("{wave}nodes = [\"n1\"]\n"),
-            "\"n1\" is no node: write it like site/node",
-        ),
-        (format!("{wave}tags = [\"lte\"]\n"), "\"lte\" is no tag"),
-        (
-            format!("{wave}soak = \"5\"\n"),
-            "\"5\" is no length of time",
-        ),
-        (
-            format!("bytes_per_day = \"2 apples\"\n{wave}"),
-            "\"2 apples\" is no number of bytes",
-        ),
-        (format!("{wave}shaer = \"5 %\"\n"), "unknown field `shaer`"),
-        (
-            format!("{wave}[gate]\nfailed = 3\n"),
-            "unknown field `failed`",
-        ),
-    ] {
+    for (toml, wanted) in IMPOSSIBLE {
+        let toml = toml.replace("{wave}", wave);
         let found = refused(&toml);
         assert!(found.starts_with(wanted), "{toml}: {found}");
     }

@@ -120,7 +120,7 @@ fn with_unit(word: &str, units: &[(&str, u64)]) -> Option<u64> {
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = |(_, size): &&(&str, u64)| self.0 >= *size && self.0 % size == 0;
+        let whole = |(_, size): &&(&str, u64)| self.0 >= *size && self.0.is_multiple_of(*size);
         let (unit, size) = BYTE_UNITS.iter().find(whole).unwrap_or(&("B", 1));
         write!(f, "{}{unit}", self.0 / size)
     }

@@ -157,7 +157,7 @@ fn crashes_and_slowness_end_it() {
         let exposed = world.exposed(40);
         // A node that lies has a vote as large as any other.
         world.report(exposed[0], |row| {
-            lives(row, TrialPhase::Probation, 1_000_000)
+            lives(row, TrialPhase::Probation, 1_000_000);
         });
         assert!(
             !matches!(verdict(&mut world), Verdict::Abort { .. }),
@@ -257,7 +257,7 @@ fn a_worse_model_is_told_by_labels_and_a_better_one_too() {
 #[test]
 fn waves_that_add_nobody_are_passed_over_but_never_the_last() {
     let mut world = World::new(3);
-    let start = world.to_start(Policy::canary());
+    let start = to_start(Policy::canary());
     let first = crate::rollout::campaign::Campaigns::first_node(
         &world.book,
         &world.inventory,

@@ -181,7 +181,7 @@ fn what_cannot_be_is_refused_with_the_mend() {
     assert_snapshot!(over, @"flow in group all has no rollout under way: `lamppost rollout ls` shows what there is");
     let already = world.try_start(policy(MANUAL)).unwrap_err();
     assert_snapshot!(already, @"flow 1.1.0 is already the release of group all (sequence 3): there is nothing to start");
-    let mut other = world.to_start(policy(MANUAL));
+    let mut other = to_start(policy(MANUAL));
     other.target.group = "park".parse().unwrap();
     let first = world.campaigns.plan_start(&world.book, other, terms);
     assert_snapshot!(first.unwrap_err(), @"group park runs no version of flow yet, so that there is nothing to compare a candidate with: start the first one with `lamppost rollout start flow 1.1.0 --group park --all-at-once`");

@@ -274,7 +274,11 @@ fn history(seed: u64) {
         .iter()
         .filter_map(|rollout| match rollout.cause {
             Cause::Wave { wave, .. } => Some(wave),
-            _ => None,
+            Cause::Start
+            | Cause::Rollback { .. }
+            | Cause::Promote { .. }
+            | Cause::Abort { .. }
+            | Cause::Revoke => None,
         });
     let exposures: Vec<u16> = exposures.collect();
     assert!(exposures.windows(2).all(|pair| pair[0] + 1 == pair[1]));

@@ -21,7 +21,7 @@ use crate::rollout::campaign::{
 use crate::rollout::policy::Policy;
 use crate::rollout::{Book, Rollout, Target, Terms};
 
-pub(in crate::rollout) const STALE: Duration = Duration::from_secs(60);
+pub(in crate::rollout) const STALE: Duration = Duration::from_mins(1);
 pub(in crate::rollout) const ID: RolloutId = RolloutId::from_u64(7);
 
 pub(in crate::rollout) fn at(seconds: i64) -> Timestamp {
@@ -82,6 +82,16 @@ pub(in crate::rollout) fn right(labels: u64, mae: f64) -> Right {
 
 pub(in crate::rollout) fn moments(n: u64, mean: f64) -> Moments {
     Moments { n, mean, m2: 0.0 }
+}
+
+pub(in crate::rollout) fn to_start(policy: Policy) -> Start {
+    Start {
+        id: ID,
+        target: target(),
+        to: bundle(1),
+        policy,
+        by: anna(),
+    }
 }
 
 /// The coordinator's state, and what its store holds.
@@ -213,18 +223,8 @@ impl World {
         }
     }
 
-    pub(in crate::rollout) fn to_start(&self, policy: Policy) -> Start {
-        Start {
-            id: ID,
-            target: target(),
-            to: bundle(1),
-            policy,
-            by: anna(),
-        }
-    }
-
     pub(in crate::rollout) fn try_start(&mut self, policy: Policy) -> Result<Step, Refusal> {
-        let start = self.to_start(policy);
+        let start = to_start(policy);
         let step = self
             .campaigns
             .plan_start(&self.book, start, self.around().terms)?;
