@@ -74,10 +74,17 @@ pub(crate) struct Encodings {
     kept: Mutex<Kept>,
 }
 
-/// What was made, the oldest first; `None` where it did not pay.
+/// What became of an encoding.
+#[derive(Clone)]
+enum Made {
+    Pays(Encoded),
+    DoesNot,
+}
+
+/// What was made, the oldest first.
 #[derive(Default)]
 struct Kept {
-    entries: Vec<(Key, Option<Encoded>)>,
+    entries: Vec<(Key, Made)>,
     bytes: usize,
 }
 
@@ -113,7 +120,7 @@ impl Encodings {
 
     async fn form(&self, key: Key) -> Option<Encoded> {
         if let Some(known) = self.lock().get(&key) {
-            return known;
+            return known.into();
         }
         let Ok(Ok(_permit)) = tokio::time::timeout(PATIENCE, self.room.acquire()).await else {
             tracing::debug!(digest = %key.0, "too many artifacts are being encoded: it goes out as it is");
@@ -121,7 +128,7 @@ impl Encodings {
         };
         // Another download may have waited for the same.
         if let Some(known) = self.lock().get(&key) {
-            return known;
+            return known.into();
         }
         let artifacts = Arc::clone(&self.artifacts);
         let made = tokio::task::spawn_blocking(move || encode(&artifacts, key)).await;
@@ -138,7 +145,7 @@ impl Encodings {
             }
         };
         self.lock().put(key, made.clone());
-        made
+        made.into()
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -146,26 +153,42 @@ impl Encodings {
     }
 }
 
-impl Kept {
-    fn get(&self, key: &Key) -> Option<Option<Encoded>> {
-        let entry = self.entries.iter().find(|(known, _)| known == key);
-        entry.map(|(_, encoded)| encoded.clone())
-    }
-
-    fn put(&mut self, key: Key, encoded: Option<Encoded>) {
-        let size =
-            |encoded: &Option<Encoded>| encoded.as_ref().map_or(0, |encoded| encoded.content.len());
-        self.bytes += size(&encoded);
-        self.entries.push((key, encoded));
-        while self.bytes > KEPT_BYTES_MAX || self.entries.len() > KEPT_MAX {
-            let (_, oldest) = self.entries.remove(0);
-            self.bytes -= size(&oldest);
+impl Made {
+    const fn bytes(&self) -> usize {
+        match self {
+            Self::Pays(encoded) => encoded.content.len(),
+            Self::DoesNot => 0,
         }
     }
 }
 
-/// Makes one form; `None` when it does not pay. Blocks.
-fn encode(artifacts: &Artifacts, (digest, dictionary): Key) -> io::Result<Option<Encoded>> {
+impl From<Made> for Option<Encoded> {
+    fn from(made: Made) -> Self {
+        match made {
+            Made::Pays(encoded) => Some(encoded),
+            Made::DoesNot => None,
+        }
+    }
+}
+
+impl Kept {
+    fn get(&self, key: &Key) -> Option<Made> {
+        let entry = self.entries.iter().find(|(known, _)| known == key);
+        entry.map(|(_, made)| made.clone())
+    }
+
+    fn put(&mut self, key: Key, made: Made) {
+        self.bytes += made.bytes();
+        self.entries.push((key, made));
+        while self.bytes > KEPT_BYTES_MAX || self.entries.len() > KEPT_MAX {
+            let (_, oldest) = self.entries.remove(0);
+            self.bytes -= oldest.bytes();
+        }
+    }
+}
+
+/// Makes one form. Blocks.
+fn encode(artifacts: &Artifacts, (digest, dictionary): Key) -> io::Result<Made> {
     let read = |digest| artifacts.read(digest).map_err(io::Error::other);
     let source = read(digest)?;
     let bytes = source.len() as u64;
@@ -174,7 +197,7 @@ fn encode(artifacts: &Artifacts, (digest, dictionary): Key) -> io::Result<Option
         Some(dictionary) => {
             let known = artifacts.get(dictionary).map_err(io::Error::other)?;
             if known.bytes > SOURCE_BYTES_MAX {
-                return Ok(None);
+                return Ok(Made::DoesNot);
             }
             let compressed = compress(&source, &read(dictionary)?)?;
             [&MAGIC[..], dictionary.as_bytes(), &compressed].concat()
@@ -183,10 +206,12 @@ fn encode(artifacts: &Artifacts, (digest, dictionary): Key) -> io::Result<Option
     let coding = dictionary.map_or(ZSTD, |_| DICTIONARY_ZSTD);
     let pays = encoded.len() as u64 * 100 <= bytes * (100 - SAVED_PERCENT_MIN);
     tracing::info!(%digest, coding, bytes, encoded = encoded.len(), pays, "an artifact was encoded");
-    Ok(pays.then(|| Encoded {
-        coding,
-        content: encoded.into(),
-    }))
+    Ok(if pays {
+        let content = encoded.into();
+        Made::Pays(Encoded { coding, content })
+    } else {
+        Made::DoesNot
+    })
 }
 
 fn compress(source: &[u8], prefix: &[u8]) -> io::Result<Vec<u8>> {
@@ -252,12 +277,12 @@ mod tests {
             content: vec![0; bytes].into(),
         };
         for number in 0..5 {
-            kept.put(key(number), Some(encoded(KEPT_BYTES_MAX / 4)));
+            kept.put(key(number), Made::Pays(encoded(KEPT_BYTES_MAX / 4)));
         }
         assert!(kept.get(&key(0)).is_none() && kept.get(&key(4)).is_some());
         assert_eq!(kept.bytes, KEPT_BYTES_MAX);
         for number in 5..KEPT_MAX + 10 {
-            kept.put(key(number), None);
+            kept.put(key(number), Made::DoesNot);
         }
         assert_eq!((kept.entries.len(), kept.bytes), (KEPT_MAX, 0));
     }

@@ -94,13 +94,13 @@ pub(super) async fn artifact(
         let terms = terms(&api, &headers, digest).await?;
         let sent = encoded.as_ref().map_or(length, Encoded::bytes);
         match api.downloads.admit(digest, sent, terms, now()) {
-            Ok(pass) => match encoded {
-                Some(encoded) => return Ok(encoded_response(digest, encoded, pass, common)),
-                None => {
-                    file.seek(SeekFrom::Start(from))?;
-                    content(file, length, pass)
+            Ok(pass) => {
+                if let Some(encoded) = encoded {
+                    return Ok(encoded_response(digest, encoded, pass, common));
                 }
-            },
+                file.seek(SeekFrom::Start(from))?;
+                content(file, length, pass)
+            }
             Err(busy) => {
                 tracing::debug!(%digest, %busy, "a download has to wait");
                 let error = ApiError::busy(&busy);
