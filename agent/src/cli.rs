@@ -67,6 +67,12 @@ enum Command {
         /// The bundle.
         file: PathBuf,
     },
+    /// Run a bundle on windows from standard input, in this process; the agent runs this on a candidate.
+    #[command(hide = true)]
+    ShadowBundle {
+        /// The bundle.
+        file: PathBuf,
+    },
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -99,6 +105,7 @@ pub fn main_within(args: impl IntoIterator<Item = OsString>, prefix: &[OsString]
     };
     match arguments.command {
         Some(Command::CheckBundle { file }) => crate::slots::check_bundle_main(&file),
+        Some(Command::ShadowBundle { file }) => crate::slots::shadow_bundle_main(&file),
         None => serve(&arguments, prefix),
     }
 }

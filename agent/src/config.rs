@@ -40,6 +40,9 @@ pub const WORKERS_MAX: usize = 64;
 pub const MEMORY_RECORDS_MAX: usize = 1_000_000;
 /// Most batches in flight during a replay.
 pub const REPLAY_WINDOW_MAX: usize = 64;
+/// From when on an inference is taken to have no end: the largest models that open take about as long on a slow core, and
+/// the others a thousandth of it.
+pub const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// Largest file that holds a password.
 const PASSWORD_FILE_BYTES_MAX: u64 = 4096;
 
@@ -68,6 +71,8 @@ pub struct Config {
     pub self_program: Option<PathBuf>,
     /// Arguments before `check-bundle`, for a program that is more than the agent.
     pub self_prefix: Vec<OsString>,
+    /// How long an inference may take, [`STUCK_AFTER`] unless it is changed.
+    pub stuck_after: Duration,
 }
 
 /// The coordinator.
@@ -326,6 +331,7 @@ impl TryFrom<RawConfig> for Config {
             streams,
             self_program: None,
             self_prefix: Vec::new(),
+            stuck_after: STUCK_AFTER,
         })
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lamppost_agent_core::label::{LabelJoin, LabelSpec, Predicted};
+use lamppost_agent_core::label::{LabelJoin, LabelSpec, Losses, Predicted, Shadowed};
 use lamppost_models::message::Quality;
 use lamppost_models::{Digest, ModelName, Timestamp, Value};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::stats::{Counter, StreamStats};
+use crate::tap::Beside;
 use crate::uplink::wall_clock;
 
 /// Batches of events that wait; a sender waits beyond, since a label that were lost would shift those behind it.
@@ -27,12 +28,20 @@ pub(crate) enum Event {
         ts: Timestamp,
         value: Option<Value>,
     },
+    /// A candidate was given a window of a stream.
+    Shadowed {
+        stream: usize,
+        shadowed: Shadowed,
+        /// Where its losses are counted.
+        beside: Arc<Beside>,
+    },
 }
 
 #[derive(Debug)]
 enum Message {
     Events(Vec<Event>),
     Ask(oneshot::Sender<Qualities>),
+    Losses(Digest, oneshot::Sender<Losses>),
 }
 
 /// How right each bundle was, over all streams, by model.
@@ -56,6 +65,8 @@ struct Join {
     digests: Vec<Digest>,
     /// Labels and unlabelled predictions that the stream's counters have.
     counted: (u64, u64),
+    /// The trial whose candidate was given windows last.
+    beside: Option<Arc<Beside>>,
 }
 
 impl Labels {
@@ -69,6 +80,7 @@ impl Labels {
                 stats,
                 digests: Vec::new(),
                 counted: (0, 0),
+                beside: None,
             })
         });
         (Self(sender), run(joins.collect(), receiver))
@@ -97,6 +109,15 @@ impl Labels {
         }
         answer.await.unwrap_or_default()
     }
+
+    /// How wrong a bundle was by now, over all streams.
+    pub(crate) async fn losses(&self, digest: Digest) -> Losses {
+        let (reply, answer) = oneshot::channel();
+        if self.0.send(Message::Losses(digest, reply)).await.is_err() {
+            return Losses::default();
+        }
+        answer.await.unwrap_or_default()
+    }
 }
 
 async fn run(mut joins: Vec<Option<Join>>, mut messages: mpsc::Receiver<Message>) {
@@ -108,6 +129,16 @@ async fn run(mut joins: Vec<Option<Join>>, mut messages: mpsc::Receiver<Message>
                     take(&mut joins, event, now);
                 }
                 joins.iter_mut().flatten().for_each(Join::count);
+            }
+            Message::Losses(digest, reply) => {
+                let losses = joins
+                    .iter()
+                    .flatten()
+                    .map(|join| join.labels.losses(&digest));
+                let sum = losses.fold(Losses::default(), Losses::and);
+                if reply.send(sum).is_err() {
+                    tracing::trace!("whoever asked for losses is gone");
+                }
             }
             Message::Ask(reply) => {
                 let now = wall_clock();
@@ -123,7 +154,9 @@ async fn run(mut joins: Vec<Option<Join>>, mut messages: mpsc::Receiver<Message>
 }
 
 fn take(joins: &mut [Option<Join>], event: Event, now: Timestamp) {
-    let (Event::Predicted { stream, .. } | Event::Label { stream, .. }) = event;
+    let (Event::Predicted { stream, .. }
+    | Event::Label { stream, .. }
+    | Event::Shadowed { stream, .. }) = event;
     let Some(Some(join)) = joins.get_mut(stream) else {
         return;
     };
@@ -142,11 +175,36 @@ fn take(joins: &mut [Option<Join>], event: Event, now: Timestamp) {
             join.labels.label(ts, value.as_ref(), |joined| {
                 tracing::trace!(?joined, "a label came");
             });
+            join.tell_pairs();
+        }
+        Event::Shadowed {
+            shadowed, beside, ..
+        } => {
+            if join
+                .beside
+                .as_ref()
+                .is_none_or(|known| !Arc::ptr_eq(known, &beside))
+            {
+                join.labels.forget_shadowed();
+                join.beside = Some(beside);
+            }
+            join.labels.shadowed(shadowed, now);
+            join.tell_pairs();
         }
     }
 }
 
 impl Join {
+    /// Passes on what a candidate's predictions came to.
+    fn tell_pairs(&mut self) {
+        if let Some(beside) = &self.beside {
+            let pairs = self.labels.take_pairs();
+            if !pairs.is_empty() {
+                beside.labelled(&pairs);
+            }
+        }
+    }
+
     fn count(&mut self) {
         let counts = self.labels.counts();
         let now = (counts.joined, counts.unlabelled + counts.mismatched);

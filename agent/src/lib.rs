@@ -9,7 +9,7 @@
 //! - `labels`: predictions meet what came true;
 //! - `uplink`: predictions and reports go up, acknowledgements and releases come down;
 //! - [`outbox`]: what could not be sent waits on the disk;
-//! - [`slots`]: releases are fetched, checked, activated and rolled back;
+//! - [`slots`] (with `tap`): releases are fetched, checked, tried beside what runs, activated and rolled back;
 //! - `report` (with `stats`): what the node says of itself.
 //!
 //! What is decided is decided in `lamppost-agent-core`, which knows no clock, disk or network.
@@ -28,6 +28,7 @@ mod run;
 mod scorer;
 pub mod slots;
 mod stats;
+mod tap;
 mod uplink;
 
 pub use config::{Config, ConfigError};

@@ -180,11 +180,11 @@ impl Parts {
         };
         let (intake_stop, report_stop) = (CancellationToken::new(), CancellationToken::new());
         let (link, receiver) = broker.link("agent")?.split();
-        let slots = Slots::start(slots::Config::of(config)).await?;
-        let (documents, documents_watch) = watch::channel(Documents::default());
-        let (uplink, made, seen) = shared.start_uplink(documents_watch, &slots).await?;
         let (labels, labels_task) = Labels::start(shared.labelled());
         let labels_task = tokio::spawn(labels_task);
+        let slots = Slots::start(slots::Config::of(config), labels.clone()).await?;
+        let (documents, documents_watch) = watch::channel(Documents::default());
+        let (uplink, made, seen) = shared.start_uplink(documents_watch, &slots).await?;
         let queue = Arc::new(Queue::new(config.queue, config.when_full));
         let (engine, predictions) = shared.start_engine(&queue, &slots, labels.clone())?;
         let publisher = tokio::spawn(shared.publisher(link.clone(), made).run(predictions));
@@ -241,8 +241,9 @@ impl Parts {
         }
         self.report_stop.cancel();
         join("report", self.reporter).await;
-        join("labels", self.labels).await;
+        // Trials ask for labels to the end.
         self.slots.stop().await;
+        join("labels", self.labels).await;
     }
 }
 
@@ -356,6 +357,7 @@ impl Shared<'_> {
             active: slots.active(at),
             tell: slots.tell(at),
             facts: Arc::clone(facts),
+            tap: slots.tap(at),
         });
         let streams = self
             .config
@@ -379,17 +381,11 @@ impl Shared<'_> {
             labels,
             out,
         );
-        let (ended, end) = oneshot::channel::<()>();
-        let work = move || {
-            // Dropped when the thread ends, however it ends.
-            let _ended = ended;
-            scorer.run();
-        };
-        std::thread::Builder::new()
-            .name("engine".to_owned())
-            .spawn(work)
+        let over = scorer
+            .start(self.config.stuck_after)
             .map_err(RunError::Thread)?;
-        Ok((tokio::spawn(async move { drop(end.await) }), predictions))
+        let ended = async move { over.cancelled().await };
+        Ok((tokio::spawn(ended), predictions))
     }
 
     fn publisher(&self, link: LinkPublisher, uplink: Option<Made>) -> Publisher {

@@ -2,22 +2,32 @@
 //!
 //! It holds a session of each model's active version and changes it when the slot says so, between two windows: no
 //! window meets half of a version. A window that fails costs itself and nothing else.
+//!
+//! An inference that comes to no end cannot be interrupted. So all that the thread works on (`state`) is behind a lock which
+//! it lets go of while a model computes, and when that takes too long (`watchdog`), another thread takes over where it was:
+//! what was made, what waits and all counts go on, the window alone is lost. The thread that is left behind yields to
+//! everything else, and ends at last if the inference does. Starting the process anew would be simpler and cost every
+//! client of the node's broker its connection, and every stream its windows.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use lamppost_agent_core::label::Predicted;
-use lamppost_engine::{Engine, Output, RunError, Session};
-use lamppost_models::id::PredictionId;
-use lamppost_models::message::Label;
+use lamppost_engine::{Engine, thread_time};
 use lamppost_models::{BootId, Digest, StreamName, Timestamp};
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::ingest::Job;
-use crate::labels::{Event, Labels};
-use crate::prediction::{Fixed, Varying, Writer};
+use crate::labels::Labels;
 use crate::publish::Prediction;
 use crate::queue::Queue;
-use crate::stats::{StreamStats, is_milestone};
+use crate::stats::StreamStats;
+use crate::tap::Tap;
+
+mod state;
+mod watchdog;
+
+use state::State;
 
 /// Windows taken from the queue at a time, so predictions published together.
 const BATCH_MAX: usize = 256;
@@ -31,6 +41,8 @@ pub(crate) enum Outcome {
     Worked { digest: Digest },
     /// One failed, although its window suits the model.
     Failed { digest: Digest, detail: String },
+    /// One does not come to an end.
+    Stuck { digest: Digest, detail: String },
 }
 
 /// What is known of a model's versions.
@@ -78,6 +90,8 @@ pub(crate) struct Model {
     /// Tells the slot how inferences went.
     pub(crate) tell: Box<dyn Fn(Outcome) + Send>,
     pub(crate) facts: Arc<Facts>,
+    /// Where a trial listens in.
+    pub(crate) tap: Arc<Tap>,
 }
 
 /// A stream as the thread sees it.
@@ -92,40 +106,16 @@ pub(crate) struct Scored {
     pub(crate) stats: Arc<StreamStats>,
 }
 
-/// The thread's state.
-pub(crate) struct Scorer {
-    boot: BootId,
+/// What the thread, those that took over before it, and the watchdog share.
+struct Shared {
     queue: Arc<Queue<Job>>,
-    models: Vec<Running>,
-    streams: Vec<Stream>,
-    labels: Labels,
-    out: mpsc::Sender<Vec<Prediction>>,
-    writer: Writer,
-    next_number: u64,
-    made: Vec<Prediction>,
-    events: Vec<Event>,
+    state: Mutex<State>,
+    /// Cancelled when no thread goes on.
+    over: CancellationToken,
 }
 
-struct Running {
-    model: Model,
-    session: Option<Active>,
-}
-
-struct Active {
-    session: Session,
-    /// The slot was told of this version's first inference that worked.
-    proven: bool,
-    /// What was made since the facts were last brought up to date.
-    made: u64,
-    last: Timestamp,
-}
-
-struct Stream {
-    scored: Scored,
-    next_seq: u64,
-    /// The part of its predictions that stays the same, for the session's version.
-    fixed: Option<Fixed>,
-}
+/// The engine, before it starts.
+pub(crate) struct Scorer(Arc<Shared>);
 
 impl Scorer {
     pub(crate) fn new(
@@ -136,190 +126,100 @@ impl Scorer {
         labels: Labels,
         out: mpsc::Sender<Vec<Prediction>>,
     ) -> Self {
-        let stream = |scored| Stream {
-            scored,
-            next_seq: 0,
-            fixed: None,
-        };
-        Self {
-            boot,
+        Self(Arc::new(Shared {
             queue,
-            models: models
-                .into_iter()
-                .map(|model| Running {
-                    model,
-                    session: None,
-                })
-                .collect(),
-            streams: streams.into_iter().map(stream).collect(),
-            labels,
-            out,
-            writer: Writer::default(),
-            next_number: 0,
-            made: Vec::new(),
-            events: Vec::new(),
-        }
+            state: Mutex::new(State::new(boot, models, streams, labels, out)),
+            over: CancellationToken::new(),
+        }))
     }
 
-    /// Runs until the queue is closed and empty.
-    pub(crate) fn run(mut self) {
-        // A version that is there already is warm before the first window comes.
-        self.follow_slots(true);
-        let mut jobs = Vec::with_capacity(BATCH_MAX);
-        while self.queue.take(&mut jobs, BATCH_MAX) {
-            self.follow_slots(false);
-            for job in jobs.drain(..) {
-                self.score(&job);
-            }
-            if !self.hand_over() {
-                tracing::debug!("the publisher is gone");
-                return;
-            }
-        }
-    }
-
-    fn follow_slots(&mut self, first: bool) {
-        for (index, running) in self.models.iter_mut().enumerate() {
-            // When the slots are gone, the agent stops: the last version stays.
-            if !first && !running.model.active.has_changed().unwrap_or(false) {
-                continue;
-            }
-            let engine = running.model.active.borrow_and_update().clone();
-            running.session = engine.map(|engine| Active {
-                session: engine.session(),
-                proven: false,
-                made: 0,
-                last: Timestamp::EPOCH,
-            });
-            let of_model = self
-                .streams
-                .iter_mut()
-                .filter(|stream| stream.scored.model == index);
-            of_model.for_each(|stream| stream.fixed = None);
-        }
-    }
-
-    fn score(&mut self, job: &Job) {
-        let Some(stream) = self.streams.get_mut(job.stream) else {
-            return;
-        };
-        let stats = &stream.scored.stats;
-        let Some(running) = self.models.get_mut(stream.scored.model) else {
-            return;
-        };
-        let Some(active) = &mut running.session else {
-            stats.no_model.bump();
-            return;
-        };
-        let window = job.window();
-        let Some(newest) = window.last() else { return };
-        let digest = active.session.engine().digest();
-        let output = match active.session.run(window) {
-            Ok(output) => output,
-            Err(RunError::Unfit(unfit)) => {
-                stats.unfit.bump();
-                if is_milestone(stats.unfit.get()) {
-                    let stream = &stream.scored.name;
-                    tracing::warn!(%stream, ts = %newest.ts, unfit = stats.unfit.get(), reason = %unfit, "a window does not suit the model");
-                }
-                return;
-            }
-            Err(error @ RunError::Failed(_)) => {
-                stats.failed.bump();
-                let detail = crate::error_chain(&error);
-                if is_milestone(stats.failed.get()) {
-                    let stream = &stream.scored.name;
-                    tracing::error!(%stream, ts = %newest.ts, failed = stats.failed.get(), detail, "an inference failed");
-                }
-                (running.model.tell)(Outcome::Failed { digest, detail });
-                return;
-            }
-        };
-        if !active.proven {
-            active.proven = true;
-            (running.model.tell)(Outcome::Worked { digest });
-        }
-        active.made += 1;
-        active.last = newest.ts;
-        let id = PredictionId {
-            boot: self.boot,
-            number: self.next_number,
-        };
-        self.next_number += 1;
-        let target_ts = output.horizon.map(|horizon| newest.ts.after(horizon));
-        let latency_us = u64::try_from(job.arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let fixed = stream.fixed.get_or_insert_with(|| {
-            Fixed::new(self.boot, &stream.scored.name, active.session.engine())
-        });
-        let seq = stream.next_seq;
-        let varying = Varying {
-            number: id.number,
-            ts: newest.ts,
-            target_ts,
-            seq,
-            output: &output,
-            latency_us,
-        };
-        let json = self.writer.prediction(fixed, &varying);
-        let flat = if stream.scored.flat {
-            self.writer.flat(&output)
-        } else {
-            None
-        };
-        stream.next_seq += 1;
-        stats.predictions.bump();
-        self.made.push(Prediction {
-            stream: job.stream,
-            id,
-            seq,
-            ts: newest.ts,
-            json,
-            flat,
-        });
-        if stream.scored.labelled
-            && let Some(said) = said(output)
-        {
-            let predicted = Predicted {
-                id,
-                ts: newest.ts,
-                target_ts,
-                digest,
-                said,
-            };
-            self.events.push(Event::Predicted {
-                stream: job.stream,
-                predicted,
-            });
-        }
-    }
-
-    /// Passes on what was made; false when nobody takes it any more.
-    fn hand_over(&mut self) -> bool {
-        for running in &mut self.models {
-            if let Some(active) = running.session.as_mut().filter(|active| active.made > 0) {
-                let digest = active.session.engine().digest();
-                running
-                    .model
-                    .facts
-                    .add(digest, std::mem::take(&mut active.made), active.last);
-            }
-        }
-        let sent = self.made.is_empty()
-            || self
-                .out
-                .blocking_send(std::mem::take(&mut self.made))
-                .is_ok();
-        self.labels.tell_blocking(std::mem::take(&mut self.events));
-        sent
+    /// Starts the thread, and what looks after it. It ends once the queue is closed and empty; then, or when it failed, the
+    /// token is cancelled. An inference may take as long as `stuck_after`.
+    pub(crate) fn start(self, stuck_after: Duration) -> std::io::Result<CancellationToken> {
+        let over = self.0.over.clone();
+        spawn(&self.0, 0)?;
+        tokio::spawn(watchdog::run(self.0, stuck_after));
+        Ok(over)
     }
 }
 
-/// What a label is compared with: a classification's label, or else the value.
-fn said(output: Output) -> Option<Label> {
-    match (output.scores, output.label, output.value) {
-        (Some(_), Some(label), _) | (_, Some(label), None) => Some(Label::Class(label)),
-        (_, _, Some(value)) => Some(Label::Value(value)),
-        (_, None, None) => None,
+/// Starts the thread whose turn it is.
+fn spawn(shared: &Arc<Shared>, turn: u64) -> std::io::Result<()> {
+    let end = End {
+        shared: Arc::clone(shared),
+        turn,
+    };
+    let work = move || end.shared.work(turn);
+    std::thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(work)?;
+    Ok(())
+}
+
+/// Says that the engine is over when its thread ends, however it ends; not when another one has taken over.
+struct End {
+    shared: Arc<Shared>,
+    turn: u64,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if self.shared.lock().turn() == self.turn {
+            self.shared.end();
+        }
+    }
+}
+
+impl Shared {
+    /// Works until the queue is closed and empty, nobody takes predictions any more, or another thread took over.
+    fn work(&self, turn: u64) {
+        let mut taken = Vec::with_capacity(BATCH_MAX);
+        self.lock().begin(turn);
+        loop {
+            self.score_all(turn);
+            let mut state = self.lock();
+            if state.turn() != turn {
+                return;
+            }
+            if !state.hand_over() {
+                tracing::debug!("the publisher is gone");
+                return;
+            }
+            drop(state);
+            if !self.queue.take(&mut taken, BATCH_MAX) {
+                return;
+            }
+            self.lock().take(&mut taken);
+        }
+    }
+
+    /// Scores what was taken from the queue.
+    fn score_all(&self, turn: u64) {
+        let mut state = self.lock();
+        while state.turn() == turn {
+            let Some(mut inference) = state.next() else {
+                return;
+            };
+            drop(state);
+            let begun = inference.tapped.is_some().then(thread_time);
+            let result = inference.run();
+            let took = begun.map(|begun| thread_time().saturating_sub(begun));
+            state = self.lock();
+            if state.turn() != turn {
+                return;
+            }
+            state.done(inference, result, took);
+        }
+    }
+
+    fn end(&self) {
+        self.lock().close();
+        self.over.cancel();
+    }
+
+    /// A holder that panicked is an end of the engine; until then, what is told of it may be read.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -338,31 +238,5 @@ mod tests {
         facts.add(digest(3), 4, Timestamp::EPOCH.offset_ms(7));
         let fact = facts.of(&digest(3)).unwrap();
         assert_eq!((fact.predictions, fact.last_inference.as_ms()), (5, 7));
-    }
-
-    #[test]
-    fn an_anomaly_is_compared_by_its_label_only_without_a_value() {
-        let none = Output {
-            label: None,
-            score: None,
-            scores: None,
-            value: None,
-            unit: None,
-            horizon: None,
-        };
-        let class = Output {
-            label: Some("jam".to_owned()),
-            scores: Some(vec![1.0]),
-            ..none.clone()
-        };
-        assert_eq!(said(class), Some(Label::Class("jam".to_owned())));
-        assert_eq!(
-            said(Output {
-                value: Some(2.0),
-                ..none.clone()
-            }),
-            Some(Label::Value(2.0))
-        );
-        assert_eq!(said(none), None);
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! What is decided is decided by [`lamppost_agent_core::slot`]; this is its shell. One task owns the slots of all
 //! models (`task`, `driver`): it verifies releases, writes down what is to be remembered (`record`), and starts `jobs`:
-//! a download (`fetch`) into the folder of bundles (`artifacts`), and a check, first in a process made for it and then
-//! in this one (`check`). The engine's thread follows a `watch` for each model, which changes in one step.
+//! a download (`fetch`) into the folder of bundles (`artifacts`), a check, first in a process made for it and then
+//! in this one (`check`), and a candidate beside the active version in a process of its own (`shadow`). The engine's thread follows a `watch` for each model, which changes in one step.
 //!
 //! ```text
 //! <data_dir>/slots/<model>.json        what is remembered; .json.old is the one before
@@ -28,7 +28,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::labels::Labels;
 use crate::scorer::Outcome;
+use crate::tap::Tap;
 use crate::uplink::Delivery;
 
 mod artifacts;
@@ -37,11 +39,14 @@ mod driver;
 mod fetch;
 mod jobs;
 mod record;
+mod shadow;
 mod task;
 #[cfg(test)]
 mod tests;
 
 pub use check::check_bundle_main;
+pub(crate) use shadow::said;
+pub use shadow::shadow_bundle_main;
 
 use task::Task;
 
@@ -49,6 +54,8 @@ use task::Task;
 const RELEASES_MAX: usize = 64;
 /// First successes that wait for the task. There is one for each activation of a model.
 const WORKED_MAX: usize = 256;
+/// Inferences without an end that wait for the task: each costs a thread, of which there are few.
+const STUCK_MAX: usize = 16;
 /// Failures that wait for the task. More are dropped: a model that fails goes on failing.
 const FAILED_MAX: usize = 64;
 
@@ -77,6 +84,10 @@ pub struct Config {
     pub models: Vec<ModelSetup>,
     /// The program that checks a bundle.
     pub checker: Checker,
+    /// What the same program is started with to run a candidate beside the active version; the file comes after it.
+    pub shadow_args: Vec<OsString>,
+    /// How long an inference may take.
+    pub stuck_after: Duration,
     /// How long to wait before something is tried again.
     pub backoff: Backoff,
     /// How many inferences may fail before the first that works, until a bundle is rolled back.
@@ -178,10 +189,11 @@ impl Counts {
 #[derive(Debug)]
 pub struct Slots {
     /// In the configuration's order.
-    models: Vec<Watched>,
+    models: Vec<Seen>,
     releases: mpsc::Sender<Delivery>,
     worked: mpsc::Sender<(ModelName, Digest)>,
     failed: mpsc::Sender<(ModelName, Digest, String)>,
+    stuck: mpsc::Sender<(ModelName, Digest, String)>,
     counts: Arc<Counts>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -189,10 +201,11 @@ pub struct Slots {
 
 /// What others see of a model's slot.
 #[derive(Clone, Debug)]
-struct Watched {
+struct Seen {
     name: ModelName,
     active: watch::Receiver<Option<Engine>>,
     row: watch::Receiver<ReportedModel>,
+    tap: Arc<Tap>,
 }
 
 /// The task's ends of the channels.
@@ -200,6 +213,7 @@ struct Inbox {
     releases: mpsc::Receiver<Delivery>,
     worked: mpsc::Receiver<(ModelName, Digest)>,
     failed: mpsc::Receiver<(ModelName, Digest, String)>,
+    stuck: mpsc::Receiver<(ModelName, Digest, String)>,
 }
 
 impl Slots {
@@ -207,25 +221,28 @@ impl Slots {
     ///
     /// # Errors
     /// [`SlotsError`] when a folder, a record or a factory bundle cannot be read, or the configuration cannot be.
-    pub async fn start(config: Config) -> Result<Self, SlotsError> {
+    pub(crate) async fn start(config: Config, labels: Labels) -> Result<Self, SlotsError> {
         crate::uplink::install_provider();
         let (releases, releases_in) = mpsc::channel(RELEASES_MAX);
         let (worked, worked_in) = mpsc::channel(WORKED_MAX);
         let (failed, failed_in) = mpsc::channel(FAILED_MAX);
+        let (stuck, stuck_in) = mpsc::channel(STUCK_MAX);
         let counts = Arc::new(Counts::default());
         let stop = CancellationToken::new();
         let inbox = Inbox {
             releases: releases_in,
             worked: worked_in,
             failed: failed_in,
+            stuck: stuck_in,
         };
-        let (task, models) = Task::open(config, Arc::clone(&counts), stop.clone()).await?;
+        let (task, models) = Task::open(config, labels, Arc::clone(&counts), stop.clone()).await?;
         let task = tokio::spawn(task.run(inbox));
         Ok(Self {
             models,
             releases,
             worked,
             failed,
+            stuck,
             counts,
             stop,
             task,
@@ -257,13 +274,19 @@ impl Slots {
         self.models[at].row.clone()
     }
 
+    /// Where a trial of the model at that place in [`Config::models`] listens in.
+    pub(crate) fn tap(&self, at: usize) -> Arc<Tap> {
+        Arc::clone(&self.models[at].tap)
+    }
+
     /// Tells the slot of the model at that place in [`Config::models`] how inferences went, from any thread and without
     /// waiting.
     pub(crate) fn tell(&self, at: usize) -> Box<dyn Fn(Outcome) + Send> {
-        let (model, worked, failed) = (
+        let (model, worked, failed, stuck) = (
             self.models[at].name.clone(),
             self.worked.clone(),
             self.failed.clone(),
+            self.stuck.clone(),
         );
         Box::new(move |outcome| match outcome {
             Outcome::Worked { digest } => {
@@ -275,6 +298,11 @@ impl Slots {
                 // Dropped when there are too many: a model that fails goes on failing.
                 if failed.try_send((model.clone(), digest, detail)).is_err() {
                     tracing::trace!(%model, "more failures than the slots look at");
+                }
+            }
+            Outcome::Stuck { digest, detail } => {
+                if stuck.try_send((model.clone(), digest, detail)).is_err() {
+                    tracing::warn!(%model, "the slots have stopped or are behind");
                 }
             }
         })
@@ -324,8 +352,11 @@ impl Config {
                 })
                 .collect(),
         };
-        let mut args = config.self_prefix.clone();
-        args.push("check-bundle".into());
+        let args = |command: &str| {
+            let mut args = config.self_prefix.clone();
+            args.push(command.into());
+            args
+        };
         Self {
             data_dir: config.data_dir.clone(),
             path: config.path.clone(),
@@ -341,10 +372,12 @@ impl Config {
             models: config.models.iter().enumerate().map(setup).collect(),
             checker: Checker {
                 program: config.self_program.clone(),
-                args,
+                args: args("check-bundle"),
                 memory_bytes: config.artifacts.check_memory_bytes,
                 timeout: config.artifacts.check_timeout,
             },
+            shadow_args: args("shadow-bundle"),
+            stuck_after: config.stuck_after,
             // Without chance, nodes wait alike; that is no reason not to start.
             backoff: Backoff::new(getrandom::u64().unwrap_or_default()),
             failures_max: FAILURES_MAX_DEFAULT,

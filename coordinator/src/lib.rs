@@ -27,6 +27,7 @@ mod clock;
 pub mod config;
 mod downloads;
 mod driver;
+mod encodings;
 mod error;
 mod files;
 mod http;

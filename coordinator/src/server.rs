@@ -19,6 +19,7 @@ use crate::clock::now;
 use crate::config::{Config, ConfigError};
 use crate::downloads::{Day, Downloads};
 use crate::driver::Driver;
+use crate::encodings::Encodings;
 use crate::files;
 use crate::http::{self, Api, Room};
 use crate::key::{self, KeyError};
@@ -304,6 +305,7 @@ fn start(
     let driver = tasks.spawn(driver.run(stop_api.clone()));
     let api = Api {
         centre,
+        encodings: Encodings::new(Arc::clone(&artifacts)),
         artifacts,
         downloads,
         releases,

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
@@ -39,6 +41,17 @@ impl Digest {
                 }
                 text
             })
+    }
+
+    /// The hash as a byte sequence of a structured header field (RFC 9651, section 3.3.5), `:<base64>:`.
+    pub fn to_field(&self) -> String {
+        format!(":{}:", BASE64.encode(self.0))
+    }
+
+    /// Reads what [`Self::to_field`] writes; `None` for anything else.
+    pub fn from_field(field: &str) -> Option<Self> {
+        let base64 = field.trim().strip_prefix(':')?.strip_suffix(':')?;
+        Some(Self(BASE64.decode(base64).ok()?.try_into().ok()?))
     }
 
     /// The first 12 hexadecimal digits, for tables and logs.
@@ -119,5 +132,19 @@ impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = String::deserialize(deserializer)?;
         value.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_field_is_read_as_it_was_written() {
+        let digest = Digest::of(b"lamppost");
+        assert_eq!(Digest::from_field(&digest.to_field()), Some(digest));
+        for wrong in ["", "::", ":AAAA:", "abc", &digest.to_string()] {
+            assert_eq!(Digest::from_field(wrong), None, "{wrong}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! Neither order is assumed between a prediction and its label: the engine may be behind the stream. So both wait for
 //! the other, within bounds: predictions as pending, labels as history.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use lamppost_models::id::PredictionId;
 use lamppost_models::message::{Label, Quality};
@@ -15,11 +15,13 @@ mod spec;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 pub use spec::{LabelFrom, LabelSpec, LabelSpecError};
-pub use tally::Compared;
+pub use tally::{Compared, Losses};
 
 use tally::Tallies;
+use waiting::{Key, Waiting};
 
 /// A prediction, as far as its label matters.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +36,26 @@ pub struct Predicted {
     pub digest: Digest,
     /// What it said.
     pub said: Label,
+}
+
+/// What a candidate said of a window, beside what the active version said of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shadowed {
+    /// The candidate's prediction, under the id of the active version's.
+    pub candidate: Predicted,
+    /// What the active version said.
+    pub active: Label,
+}
+
+/// How wrong both were, on one window.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pair {
+    /// The candidate.
+    pub digest: Digest,
+    /// Its loss: the absolute error, or 1 for a wrong class.
+    pub candidate: f64,
+    /// The active version's.
+    pub active: f64,
 }
 
 /// A prediction and its label.
@@ -72,10 +94,10 @@ pub struct LabelJoin {
     history: BTreeMap<Timestamp, Option<Label>>,
     /// True once a label was dropped from the history.
     history_cut: bool,
-    /// Predictions by what they wait for, the oldest first, and by their id.
-    pending: BTreeMap<(Timestamp, PredictionId), Pending>,
-    /// Pending predictions by arrival, to find the oldest; some may be joined already.
-    arrivals: VecDeque<(Timestamp, (Timestamp, PredictionId))>,
+    pending: Waiting<Predicted>,
+    /// What a candidate said; of it only the pairs that it makes are told.
+    shadowed: Waiting<Shadowed>,
+    pairs: Vec<Pair>,
     tallies: Tallies,
     counts: LabelCounts,
 }
@@ -89,13 +111,6 @@ enum Rule {
     },
     /// The label is the one nearest to the prediction's target, and no farther.
     Target { tolerance_ms: i64 },
-}
-
-#[derive(Debug)]
-struct Pending {
-    predicted: Predicted,
-    /// Readings still to come, the label included; used by [`Rule::Steps`] alone.
-    steps_left: usize,
 }
 
 /// What the history says about a prediction.
@@ -128,8 +143,9 @@ impl LabelJoin {
             age_ms: span::ms(spec.age()),
             history: BTreeMap::new(),
             history_cut: false,
-            pending: BTreeMap::new(),
-            arrivals: VecDeque::new(),
+            pending: Waiting::default(),
+            shadowed: Waiting::default(),
+            pairs: Vec::new(),
             tallies: Tallies::default(),
             counts: LabelCounts::default(),
         }
@@ -145,16 +161,37 @@ impl LabelJoin {
                 None
             }
             Found::NotYet { steps_left } => {
-                self.wait(
-                    Pending {
-                        predicted,
-                        steps_left,
-                    },
-                    now,
-                );
+                let (key, bound) = (self.key(&predicted), (now, self.pending_max));
+                self.counts.unlabelled += self.pending.wait(key, predicted, steps_left, bound);
                 None
             }
         }
+    }
+
+    /// Takes in what a candidate said, after or before its label; the pair that it makes is one of [`Self::take_pairs`].
+    /// Neither the counts nor any version's quality change by it.
+    pub fn shadowed(&mut self, shadowed: Shadowed, now: Timestamp) {
+        self.expire(now);
+        match self.find(&shadowed.candidate) {
+            Found::Label(_, label) => self.pair(&shadowed, label),
+            Found::Never => {}
+            Found::NotYet { steps_left } => {
+                let (key, bound) = (self.key(&shadowed.candidate), (now, self.pending_max));
+                self.shadowed.wait(key, shadowed, steps_left, bound);
+            }
+        }
+    }
+
+    /// How wrong candidate and active version were where labels came since this was last asked. There are at most as many
+    /// as predictions may wait, when it is asked after each label.
+    pub fn take_pairs(&mut self) -> Vec<Pair> {
+        std::mem::take(&mut self.pairs)
+    }
+
+    /// Forgets what a candidate said: its trial is over.
+    pub fn forget_shadowed(&mut self) {
+        self.shadowed = Waiting::default();
+        self.pairs.clear();
     }
 
     /// Takes a label in and hands to `out` the pairs that it makes.
@@ -172,54 +209,55 @@ impl LabelJoin {
             self.counts.ignored += 1;
             return;
         }
-        let decided = match self.rule {
-            Rule::Steps { .. } => self.count_step(ts),
-            Rule::Target { tolerance_ms } => self.reached(ts, tolerance_ms),
-        };
+        let (live, beside) = self.decided(ts);
         self.history.insert(ts, label);
         if self.history.len() > HISTORY_MAX {
             self.history.pop_first();
             self.history_cut = true;
         }
-        for key in decided {
-            let Some(pending) = self.pending.get(&key) else {
-                continue;
-            };
-            match self.find(&pending.predicted) {
-                Found::Label(ts, label) => {
-                    if let Some(pending) = self.pending.remove(&key) {
-                        self.join(pending.predicted, ts, label)
+        for key in live {
+            match self.pending.get(&key).map(|predicted| self.find(predicted)) {
+                Some(Found::Label(ts, label)) => {
+                    if let Some(predicted) = self.pending.remove(&key) {
+                        self.join(predicted, ts, label)
                             .into_iter()
                             .for_each(&mut out);
                     }
                 }
-                Found::Never => {
+                Some(Found::Never) => {
                     self.pending.remove(&key);
                     self.counts.unlabelled += 1;
                 }
-                Found::NotYet { .. } => {}
+                Some(Found::NotYet { .. }) | None => {}
+            }
+        }
+        for key in beside {
+            let found = self.shadowed.get(&key);
+            let label = match found.map(|shadowed| self.find(&shadowed.candidate)) {
+                Some(Found::Label(_, label)) => label,
+                Some(Found::Never) => None,
+                Some(Found::NotYet { .. }) | None => continue,
+            };
+            if let Some(shadowed) = self.shadowed.remove(&key) {
+                self.pair(&shadowed, label);
             }
         }
     }
 
     /// Gives up predictions that waited for longer than the configured age, by the node's clock.
     pub fn expire(&mut self, now: Timestamp) {
-        while let Some(&(since, key)) = self.arrivals.front() {
-            let waits = self.pending.contains_key(&key);
-            if waits && now.ms_since(since) <= self.age_ms {
-                break;
-            }
-            self.arrivals.pop_front();
-            if waits {
-                self.pending.remove(&key);
-                self.counts.unlabelled += 1;
-            }
-        }
+        self.counts.unlabelled += self.pending.expire(now, self.age_ms);
+        self.shadowed.expire(now, self.age_ms);
     }
 
     /// How right a bundle was so far, when a label came to one of its predictions.
     pub fn quality(&self, digest: &Digest) -> Option<Quality> {
         self.tallies.quality(digest)
+    }
+
+    /// How wrong a bundle was so far, in sums that can be told apart from those of an earlier time.
+    pub fn losses(&self, digest: &Digest) -> Losses {
+        self.tallies.losses(digest)
     }
 
     /// How many predictions wait.
@@ -232,7 +270,7 @@ impl LabelJoin {
         self.counts
     }
 
-    fn key(&self, predicted: &Predicted) -> (Timestamp, PredictionId) {
+    fn key(&self, predicted: &Predicted) -> Key {
         let at = match self.rule {
             Rule::Steps { .. } => predicted.ts,
             Rule::Target { .. } => predicted.target_ts.unwrap_or(predicted.ts),
@@ -240,42 +278,23 @@ impl LabelJoin {
         (at, predicted.id)
     }
 
-    fn wait(&mut self, pending: Pending, now: Timestamp) {
-        let key = self.key(&pending.predicted);
-        self.pending.insert(key, pending);
-        self.arrivals.push_back((now, key));
-        // Entries of joined predictions stay in `arrivals` until they come to its front: it holds at most the double.
-        while self.pending.len() > self.pending_max || self.arrivals.len() > 2 * self.pending_max {
-            let Some((_, oldest)) = self.arrivals.pop_front() else {
-                break;
-            };
-            if self.pending.remove(&oldest).is_some() {
-                self.counts.unlabelled += 1;
+    /// The predictions that a label at `ts` may decide, the active versions' and the candidate's.
+    fn decided(&mut self, ts: Timestamp) -> (Vec<Key>, Vec<Key>) {
+        match self.rule {
+            Rule::Steps { .. } => (self.pending.count_step(ts), self.shadowed.count_step(ts)),
+            Rule::Target { tolerance_ms } => {
+                // For what waits between the label before and this one, either is the nearest. What lies before was
+                // decided when that one came, or waits for one that is nearer than it.
+                let before = self.history.range(..ts).next_back();
+                let from =
+                    before.map_or(Timestamp::EPOCH.offset_ms(i64::MIN), |(before, _)| *before);
+                let to = ts.offset_ms(tolerance_ms);
+                (
+                    self.pending.between(from, to),
+                    self.shadowed.between(from, to),
+                )
             }
         }
-    }
-
-    /// The pending predictions that a reading at `ts` is the last step for; the others are one step nearer.
-    fn count_step(&mut self, ts: Timestamp) -> Vec<(Timestamp, PredictionId)> {
-        self.pending
-            .range_mut(..(ts, FIRST_ID))
-            .filter_map(|(key, pending)| {
-                pending.steps_left = pending.steps_left.saturating_sub(1);
-                (pending.steps_left == 0).then_some(*key)
-            })
-            .collect()
-    }
-
-    /// The pending predictions for which a label at `ts` is the nearest before or after the target.
-    fn reached(&self, ts: Timestamp, tolerance_ms: i64) -> Vec<(Timestamp, PredictionId)> {
-        // What lies before the label before was decided when that one came, or waits for one that is nearer than it.
-        let before = self.history.range(..ts).next_back();
-        let from = before.map_or(Timestamp::EPOCH.offset_ms(i64::MIN), |(before, _)| *before);
-        let to = ts.offset_ms(tolerance_ms);
-        self.pending
-            .range((from, FIRST_ID)..=(to, LAST_ID))
-            .map(|(key, _)| *key)
-            .collect()
     }
 
     fn find(&self, predicted: &Predicted) -> Found {
@@ -336,6 +355,20 @@ impl LabelJoin {
         }
     }
 
+    fn pair(&mut self, shadowed: &Shadowed, label: Option<Label>) {
+        let Some(label) = label else { return };
+        let loss = |said: &Label| Compared::of(said, &label).map(Compared::loss);
+        if let (Some(candidate), Some(active)) =
+            (loss(&shadowed.candidate.said), loss(&shadowed.active))
+        {
+            self.pairs.push(Pair {
+                digest: shadowed.candidate.digest,
+                candidate,
+                active,
+            });
+        }
+    }
+
     fn join(
         &mut self,
         predicted: Predicted,
@@ -361,6 +394,18 @@ impl LabelJoin {
     }
 }
 
+impl AsRef<Predicted> for Predicted {
+    fn as_ref(&self) -> &Predicted {
+        self
+    }
+}
+
+impl AsRef<Predicted> for Shadowed {
+    fn as_ref(&self) -> &Predicted {
+        &self.candidate
+    }
+}
+
 /// A label has a value or a class; a vector is neither.
 fn as_label(value: &Value) -> Option<Label> {
     match value {
@@ -369,12 +414,3 @@ fn as_label(value: &Value) -> Option<Label> {
         Value::Vector(_) => None,
     }
 }
-
-const FIRST_ID: PredictionId = PredictionId {
-    boot: lamppost_models::BootId::from_u64(0),
-    number: 0,
-};
-const LAST_ID: PredictionId = PredictionId {
-    boot: lamppost_models::BootId::from_u64(u64::MAX),
-    number: u64::MAX,
-};

@@ -1,23 +1,38 @@
 //! The slot of a model: which bundle runs on this node, which should, and what is done about the difference.
 //!
-//! A [`SlotMachine`] takes in releases and what became of its own wishes, and hands out [`Effect`]s. Whatever changes
-//! is written into a draft of the [`SlotRecord`]; only when the shell says that the draft is on disk does the machine
-//! act on it. So a node that is cut off at any point goes on from its record, and the rules hold at every instant:
-//!
-//! - a sequence number that was taken in is never followed by an older one of the same group;
-//! - a bundle is active only after it passed all checks, and the last good one stays until then;
-//! - a bundle that failed is in quarantine and does not run again.
+//! A [`SlotMachine`] takes in releases and what became of its own wishes, and hands out [`Effect`]s. Whatever changes is
+//! written into a draft of the [`SlotRecord`]; only when the shell says that the draft is on disk does the machine act on
+//! it. So a node that is cut off at any point goes on from its record, with or without a link:
 //!
 //! ```text
-//!                 wanted by a release
-//!                        |
-//!   fetch failed   +-----v-----+  fetched   +----------+  passed    +--------+  first inference  +--------+
-//!  +-------------- |  Fetching | ---------> | Checking | ---------> | Active | ----------------> | proven |
-//!  |     retry     +-----^-----+            +----------+            +--------+                   +--------+
-//!  v                     |                       | refused               | inferences fail: roll back to
-//! Waiting ---------------+                       v                       v the one before
-//!                                           quarantine <-----------------+
+//!  wanted by a release
+//!        |
+//!  +-----v----+ fetched  +----------+ passed  +-----------+  terms met  +-----------+  terms met   +--------+
+//!  | Fetching | -------> | Checking | ------> | Shadowing | ----------> | Probation | -----------> | Passed |
+//!  +--^----|--+          +----------+         +-----------+  promoted   +-----------+              +--------+
+//!     |    v failed           | refused             | refused                | refused: back to the one before
+//!   Waiting                   v                     v                        v
+//!                         quarantine <--------------+------------------------+
 //! ```
+//!
+//! What a trial needs comes with the release as terms: without a shadow a candidate is promoted after its check, without
+//! a probation it has passed with its first inference. Beside the record stands how far a trial is and what it found, so
+//! that it goes on over restarts; which release's terms count is told by [`TrialRecord`].
+//!
+//! These rules hold at every instant, whatever is lost, repeated, cut off or full (`simulation`):
+//!
+//! - a sequence number that was taken in is never followed by an older one of the same group;
+//! - once a version has passed, one that has passed all checks is active, unless each that the node has is revoked or damaged;
+//! - what runs is neither in quarantine nor revoked by a release of any of the node's groups;
+//! - a release promotes a bundle at most once, and none whose trial did not meet its terms, except where nothing runs that it
+//!   could be compared with;
+//! - at rest the node runs what the newest release wants, or has refused it with a verdict.
+//!
+//! Three things do not wait for the record, because every start comes to the same: leaving a bundle that is revoked or
+//! refused, going back to the version before, and running what is configured. The way back needs no trial either, and no hours:
+//! it is taken when a release wants the version before, which had passed, or when a version in probation is wanted no more.
+//!
+//! The machine has no clock: it knows the time that it was last told, and asks to be woken ([`Effect::RetryAfter`]).
 
 use std::collections::VecDeque;
 
@@ -149,6 +164,7 @@ enum Running {
 
 /// What is done about a bundle that is wanted and does not run.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each model")]
 enum Trial {
     None,
     /// It is fetched once the hours for that come.

@@ -12,7 +12,10 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use lamppost_agent_core::slot::{ActivateFailure, CheckOutcome};
-use lamppost_engine::{CheckError, CheckReport, Engine, GoldenError, Limits, check_bundle_bytes};
+use lamppost_agent_core::trial::Measured;
+use lamppost_engine::{
+    CheckError, CheckReport, Engine, GoldenError, Latency, Limits, Memory, check_bundle_bytes,
+};
 use lamppost_models::bundle::BUNDLE_BYTES_MAX;
 use lamppost_models::message::Verdict;
 use lamppost_models::release::BundleRef;
@@ -27,7 +30,7 @@ use super::artifacts::{ArtifactError, Artifacts};
 use super::{Checker, ModelSetup};
 
 /// Tells the child how much address space it may have.
-const MEMORY_VARIABLE: &str = "LAMPPOST_CHECK_MEMORY_BYTES";
+pub(super) const MEMORY_VARIABLE: &str = "LAMPPOST_CHECK_MEMORY_BYTES";
 /// Tells the child how long it may compute.
 const SECONDS_VARIABLE: &str = "LAMPPOST_CHECK_SECONDS";
 /// Most that is read of what a child prints: a report has some 600 bytes.
@@ -100,7 +103,7 @@ pub fn check_bundle_main(path: &Path) -> ExitCode {
     }
 }
 
-fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+pub(super) fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?
         .take(BUNDLE_BYTES_MAX + 1)
@@ -143,6 +146,10 @@ pub(super) fn limit_this_process() {
             eprintln!("limit {resource:?} of {limit} cannot be set: {error}");
         }
     }
+    // When the machine runs out of memory, this process goes before the agent.
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "1000") {
+        eprintln!("the kernel is not told whom to give up first: {error}");
+    }
     // When the agent is killed, its check has nobody left to report to.
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
         eprintln!("the check would outlive the agent: {error}");
@@ -179,27 +186,16 @@ impl Checks {
         &self,
         file: &Path,
         stop: &CancellationToken,
-    ) -> Result<(), Unfit> {
+    ) -> Result<Measured, Unfit> {
         let undecided = |what: &str, error: &dyn std::fmt::Display| {
             Unfit::Undecided(format!("{what} {}: {error}", self.program.display()))
         };
-        let mut child = Command::new(&self.program)
-            .args(&self.args)
-            .arg(file)
-            .env(MEMORY_VARIABLE, self.memory_bytes.to_string())
+        let mut child = command(&self.program, &self.args, file, self.memory_bytes)
             .env(SECONDS_VARIABLE, (self.timeout.as_secs() + 1).to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true)
             .spawn()
             .map_err(|error| undecided("the check cannot be started with", &error))?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
-        let group = child
-            .id()
-            .and_then(|id| i32::try_from(id).ok())
-            .and_then(Pid::from_raw);
+        let group = group_of(&child);
         let end = async { tokio::join!(read(out), read(err), child.wait()) };
         let ended = stop
             .run_until_cancelled(tokio::time::timeout(self.timeout, end))
@@ -219,6 +215,34 @@ impl Checks {
         kill(&mut child, group).await;
         ended
     }
+}
+
+/// The program on a bundle's file, in a process group of its own that ends with its handle.
+pub(super) fn command(
+    program: &Path,
+    args: &[OsString],
+    file: &Path,
+    memory_bytes: u64,
+) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .arg(file)
+        .env(MEMORY_VARIABLE, memory_bytes.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    command
+}
+
+/// The process group that a child leads.
+pub(super) fn group_of(child: &Child) -> Option<Pid> {
+    child
+        .id()
+        .and_then(|id| i32::try_from(id).ok())
+        .and_then(Pid::from_raw)
 }
 
 /// Ends a child and whatever it started.
@@ -243,7 +267,7 @@ async fn read(pipe: Option<impl AsyncRead + Unpin>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn judge(out: &str, err: &str, status: ExitStatus) -> Result<(), Unfit> {
+fn judge(out: &str, err: &str, status: ExitStatus) -> Result<Measured, Unfit> {
     let last_line = out
         .lines()
         .rev()
@@ -260,37 +284,56 @@ fn judge(out: &str, err: &str, status: ExitStatus) -> Result<(), Unfit> {
                 memory,
                 ..
             } = *report;
-            let (p99_us, bytes) = (latency.p99_us, memory.weight_bytes + memory.run_bytes);
-            tracing::info!(model = %name, %version, digest = %digest.short(), p99_us, bytes, "a bundle passed its check");
-            Ok(())
+            let measured = measured(latency, memory);
+            tracing::info!(model = %name, %version, digest = %digest.short(), ?measured, "a bundle passed its check");
+            Ok(measured)
         }
         Some(ChildReport::Refused { verdict, detail }) => Err(Unfit::Refused(verdict, detail)),
-        Some(ChildReport::Passed { .. }) | None => {
-            let how = match (status.signal(), status.code()) {
-                (Some(signal), _) => format!("was killed by signal {signal}"),
-                (None, Some(code)) => format!("ended with code {code} and no report"),
-                (None, None) => "ended with no report".to_owned(),
-            };
-            let words: Vec<&str> = err
-                .lines()
-                .map(str::trim)
-                .filter(|line| !line.is_empty())
-                .collect();
-            let words: String = words
-                .join("; ")
-                .chars()
-                .take(LAST_WORDS_CHARS_MAX)
-                .collect();
-            let said = if words.is_empty() {
-                String::new()
-            } else {
-                format!(": {words}")
-            };
-            Err(Unfit::Refused(
-                Verdict::Unusable,
-                format!("the check {how}{said}"),
-            ))
-        }
+        Some(ChildReport::Passed { .. }) | None => Err(Unfit::Refused(
+            Verdict::Unusable,
+            format!("the check {}", how_it_ended(status, err)),
+        )),
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a cast of f64 saturates"
+)]
+fn measured(latency: Latency, memory: Memory) -> Measured {
+    Measured {
+        inferences: latency.runs as u64,
+        latency_p50_us: latency.median_us.round() as u64,
+        latency_p99_us: latency.p99_us.round() as u64,
+        // Where the kernel does not tell, what the engine counts is less than what it takes.
+        memory_bytes: memory
+            .added_bytes
+            .unwrap_or(memory.weight_bytes + memory.run_bytes),
+    }
+}
+
+/// How a child ended that did not say so itself, with the last it said on its standard error.
+pub(super) fn how_it_ended(status: ExitStatus, err: &str) -> String {
+    let how = match (status.signal(), status.code()) {
+        (Some(signal), _) => format!("was killed by signal {signal}"),
+        (None, Some(code)) => format!("ended with code {code} and no report"),
+        (None, None) => "ended with no report".to_owned(),
+    };
+    let words: Vec<&str> = err
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let words: String = words
+        .join("; ")
+        .chars()
+        .take(LAST_WORDS_CHARS_MAX)
+        .collect();
+    if words.is_empty() {
+        how
+    } else {
+        format!("{how}: {words}")
     }
 }
 

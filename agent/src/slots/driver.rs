@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lamppost_agent_core::slot::{CheckOutcome, Input, SlotMachine, SlotRecord, SlotSetup};
-use lamppost_agent_core::trial::Preflight;
+use lamppost_agent_core::trial::{Measured, Preflight};
 use lamppost_engine::Engine;
 use lamppost_models::bundle::BUNDLE_BYTES_MAX;
 use lamppost_models::message::ReportedModel;
 use lamppost_models::release::BundleRef;
+use lamppost_models::trial::Side;
 use lamppost_models::{Bundle, Digest, ModelName};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -16,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::check::Unfit;
 use super::jobs::Job;
-use super::{Config, ModelSetup, SlotsError, Watched};
+use super::{Config, ModelSetup, Seen, SlotsError};
+use crate::tap::{Beside, Tap, Watching};
 use crate::uplink::wall_clock;
 
 /// A model's slot and what is done for it.
@@ -33,6 +35,25 @@ pub(super) struct Driver {
     /// Counts activations: what an older one comes to is no more wanted.
     pub(super) activation: u64,
     pub(super) retry_at: Option<Instant>,
+    tap: Arc<Tap>,
+    shadow: Option<Shadowing>,
+    watch: Option<(Digest, CancellationToken)>,
+    /// What versions took on this machine, the newest last.
+    measured: Vec<(Digest, Measured)>,
+    /// How the active version did beside the last candidate.
+    beside: Option<(Digest, Side)>,
+}
+
+/// Versions whose measurement is remembered: the active one, its candidate, and the one before.
+const MEASURED_MAX: usize = 3;
+
+/// A candidate in shadow.
+struct Shadowing {
+    digest: Digest,
+    /// The active version that it was beside.
+    active: Option<Digest>,
+    stop: CancellationToken,
+    beside: Arc<Beside>,
 }
 
 /// A bundle that is configured and not released.
@@ -54,7 +75,7 @@ impl Driver {
         config: &Config,
         setup: &ModelSetup,
         record: Option<SlotRecord>,
-    ) -> Result<(Self, Watched), SlotsError> {
+    ) -> Result<(Self, Seen), SlotsError> {
         let model = &setup.name;
         let factory = match &setup.factory {
             Some(path) => {
@@ -86,6 +107,7 @@ impl Driver {
             record,
             wall_clock(),
         );
+        let tap = Arc::<Tap>::default();
         let (active, active_out) = watch::channel(None);
         let (row, row_out) = watch::channel(machine.report());
         let driver = Self {
@@ -98,13 +120,19 @@ impl Driver {
             trial: None,
             activation: 0,
             retry_at: None,
+            tap: Arc::clone(&tap),
+            shadow: None,
+            watch: None,
+            measured: Vec::new(),
+            beside: None,
         };
         Ok((
             driver,
-            Watched {
+            Seen {
                 name: model.clone(),
                 active: active_out,
                 row: row_out,
+                tap,
             },
         ))
     }
@@ -113,13 +141,23 @@ impl Driver {
     pub(super) fn checked(
         &mut self,
         digest: Digest,
-        outcome: Result<Engine, Unfit>,
+        outcome: Result<(Engine, Preflight), Unfit>,
     ) -> CheckOutcome {
         let model = &self.setup.name;
         match outcome {
-            Ok(engine) => {
+            Ok((engine, preflight)) => {
                 self.ready = Some(engine);
-                CheckOutcome::Passed(Preflight::default())
+                let active = self.machine.record().active_digest();
+                let active = active.zip(preflight.active);
+                for (digest, measured) in active.into_iter().chain([(digest, preflight.candidate)])
+                {
+                    self.measured.retain(|(known, _)| *known != digest);
+                    if self.measured.len() == MEASURED_MAX {
+                        self.measured.remove(0);
+                    }
+                    self.measured.push((digest, measured));
+                }
+                CheckOutcome::Passed(preflight)
             }
             Err(unfit) => {
                 tracing::warn!(%model, digest = %digest.short(), ?unfit, "a bundle did not pass; what runs goes on");
@@ -177,8 +215,99 @@ impl Driver {
         }
     }
 
-    /// An activation goes on beside a trial.
-    pub(super) fn activation_job(&self, stop: &CancellationToken) -> Job {
+    /// The active version, with what it took on this machine, as far as that is known.
+    pub(super) fn active_measured(&self) -> Option<(Digest, Option<Measured>)> {
+        let active = self.machine.record().active_digest()?;
+        let known = self.measured.iter().find(|(digest, _)| *digest == active);
+        Some((active, known.map(|(_, measured)| *measured)))
+    }
+
+    /// Ends the shadow before and makes way for the next one.
+    pub(super) fn shadow(
+        &mut self,
+        digest: Digest,
+        stop: &CancellationToken,
+    ) -> (Job, Arc<Beside>) {
+        self.stop_shadow();
+        let (job, beside) = (self.beside_job(stop), Arc::<Beside>::default());
+        self.tap.put_beside(Some(Arc::clone(&beside)));
+        self.shadow = Some(Shadowing {
+            digest,
+            active: self.machine.record().active_digest(),
+            stop: job.stop.clone(),
+            beside: Arc::clone(&beside),
+        });
+        (job, beside)
+    }
+
+    /// Ends the shadow of a candidate, if there is one.
+    pub(super) fn stop_shadow_of(&mut self, digest: Digest) {
+        if self
+            .shadow
+            .as_ref()
+            .is_some_and(|shadow| shadow.digest == digest)
+        {
+            self.stop_shadow();
+        }
+    }
+
+    fn stop_shadow(&mut self) {
+        self.tap.put_beside(None);
+        if let Some(shadow) = self.shadow.take() {
+            shadow.stop.cancel();
+            let side = shadow.beside.comparison().active;
+            self.beside = shadow.active.map(|digest| (digest, side));
+        }
+    }
+
+    /// Begins to watch the active version; gives the version before, with how it did beside this one.
+    pub(super) fn watch(
+        &mut self,
+        digest: Digest,
+        stop: &CancellationToken,
+    ) -> (Job, Arc<Watching>, Option<(Digest, Side)>) {
+        self.stop_watch();
+        let (job, watching) = (self.beside_job(stop), Arc::new(Watching::new(digest)));
+        self.tap.watch(Some(Arc::clone(&watching)));
+        self.watch = Some((digest, job.stop.clone()));
+        let previous = self.machine.record().previous.as_ref();
+        let before = previous.map(|held| {
+            let digest = held.bundle.digest;
+            let known = self.beside.filter(|(known, _)| *known == digest);
+            known.unwrap_or((digest, Side::default()))
+        });
+        (job, watching, before)
+    }
+
+    /// Ends the watch over a version, if there is one.
+    pub(super) fn stop_watch_of(&mut self, digest: Digest) {
+        if self
+            .watch
+            .as_ref()
+            .is_some_and(|(watched, _)| *watched == digest)
+        {
+            self.stop_watch();
+        }
+    }
+
+    fn stop_watch(&mut self) {
+        self.tap.watch(None);
+        if let Some((_, stop)) = self.watch.take() {
+            stop.cancel();
+        }
+    }
+
+    /// Ends what goes on beside the trial.
+    pub(super) fn stop_all(&mut self) {
+        self.stop_shadow();
+        self.stop_watch();
+        if let Some(trial) = &self.trial {
+            trial.stop.cancel();
+        }
+    }
+
+    /// A job that goes on beside a trial's downloads and checks: an activation, a shadow, a watch.
+    pub(super) fn beside_job(&self, stop: &CancellationToken) -> Job {
         Job {
             setup: Arc::clone(&self.setup),
             factory: self.factory.clone(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lamppost_agent_core::slot::Input;
+use lamppost_agent_core::trial::{Measured, Preflight};
 use lamppost_engine::Engine;
 use lamppost_models::release::BundleRef;
 use lamppost_models::{Digest, ModelName};
@@ -16,6 +17,7 @@ use super::artifacts::Artifacts;
 use super::check::{self, Checks, Unfit};
 use super::driver::Factory;
 use super::fetch::{self, FetchError, Fetcher};
+use super::shadow::Shadows;
 
 /// Downloads at a time: one fills the link, and two never write the same file.
 const FETCHES_MAX: usize = 1;
@@ -30,16 +32,23 @@ pub(super) struct Shared {
     pub(super) artifacts: Artifacts,
     fetcher: Option<Fetcher>,
     checks: Checks,
+    pub(super) shadows: Shadows,
     fetches: Semaphore,
     checking: Semaphore,
 }
 
 impl Shared {
-    pub(super) fn new(artifacts: Artifacts, fetcher: Option<Fetcher>, checks: Checks) -> Self {
+    pub(super) fn new(
+        artifacts: Artifacts,
+        fetcher: Option<Fetcher>,
+        checks: Checks,
+        shadows: Shadows,
+    ) -> Self {
         Self {
             artifacts,
             fetcher,
             checks,
+            shadows,
             fetches: Semaphore::new(FETCHES_MAX),
             checking: Semaphore::new(CHECKS_MAX),
         }
@@ -57,7 +66,7 @@ pub(super) enum What {
     Input(Input),
     Checked {
         digest: Digest,
-        outcome: Result<Engine, Unfit>,
+        outcome: Result<(Engine, Preflight), Unfit>,
     },
     Opened {
         activation: u64,
@@ -77,7 +86,8 @@ pub(super) struct Job {
 }
 
 impl Job {
-    async fn begin(&self) {
+    /// Waits until the job before is over.
+    pub(super) async fn begin(&self) {
         if let Some(before) = &self.before {
             before.cancelled().await;
         }
@@ -91,8 +101,14 @@ impl Job {
             .map(|factory| factory.path.clone())
     }
 
-    async fn say(&self, done: &mpsc::Sender<Done>, what: What) {
+    /// Says what became of it.
+    pub(super) async fn say(&self, done: &mpsc::Sender<Done>, what: What) {
         self.over.cancel();
+        self.tell(done, what).await;
+    }
+
+    /// Says something, and goes on.
+    pub(super) async fn tell(&self, done: &mpsc::Sender<Done>, what: What) {
         let model = self.setup.name.clone();
         if self
             .stop
@@ -111,16 +127,18 @@ impl Drop for Job {
     }
 }
 
+/// Gets a bundle; what `held` has, the active version, need not come.
 pub(super) async fn fetch(
     shared: Arc<Shared>,
     done: mpsc::Sender<Done>,
     job: Job,
     bundle: BundleRef,
+    held: Option<BundleRef>,
 ) {
     job.begin().await;
     let digest = bundle.digest;
     let fetched = match job.stop.run_until_cancelled(shared.fetches.acquire()).await {
-        Some(_permit) => get(&shared, &done, &job, &bundle).await,
+        Some(_permit) => get(&shared, &done, &job, &bundle, held).await,
         None => Err(FetchError::Stopped),
     };
     let input = match fetched {
@@ -147,6 +165,7 @@ async fn get(
     done: &mpsc::Sender<Done>,
     job: &Job,
     bundle: &BundleRef,
+    held: Option<BundleRef>,
 ) -> Result<u64, FetchError> {
     let (artifacts, wanted, factory) = (
         shared.artifacts.clone(),
@@ -186,15 +205,16 @@ async fn get(
             }));
         }
     };
-    fetcher.fetch(bundle, &job.stop, &tell).await?;
-    Ok(bundle.bytes)
+    fetcher.fetch(bundle, held, &job.stop, &tell).await
 }
 
+/// Checks and measures a bundle, and the active version beside it where that was not measured before.
 pub(super) async fn check(
     shared: Arc<Shared>,
     done: mpsc::Sender<Done>,
     job: Job,
     bundle: BundleRef,
+    active: Option<(Digest, Option<Measured>)>,
 ) {
     job.begin().await;
     let outcome = match job
@@ -202,7 +222,7 @@ pub(super) async fn check(
         .run_until_cancelled(shared.checking.acquire())
         .await
     {
-        Some(_permit) => check_and_open(&shared, &job, &bundle).await,
+        Some(_permit) => check_and_open(&shared, &job, &bundle, active).await,
         None => return,
     };
     job.say(
@@ -215,7 +235,12 @@ pub(super) async fn check(
     .await;
 }
 
-async fn check_and_open(shared: &Shared, job: &Job, bundle: &BundleRef) -> Result<Engine, Unfit> {
+async fn check_and_open(
+    shared: &Shared,
+    job: &Job,
+    bundle: &BundleRef,
+    active: Option<(Digest, Option<Measured>)>,
+) -> Result<(Engine, Preflight), Unfit> {
     let (artifacts, wanted) = (shared.artifacts.clone(), bundle.clone());
     blocking(move || {
         artifacts
@@ -223,11 +248,19 @@ async fn check_and_open(shared: &Shared, job: &Job, bundle: &BundleRef) -> Resul
             .map_err(|error| Unfit::Damaged(error.to_string()))
     })
     .await?;
-    shared
-        .checks
-        .in_child(&shared.artifacts.path(bundle.digest), &job.stop)
-        .await?;
-    open_held(shared, job, bundle).await
+    let in_child = |digest| {
+        let path = shared.artifacts.path(digest);
+        async move { shared.checks.in_child(&path, &job.stop).await }
+    };
+    let candidate = in_child(bundle.digest).await?;
+    let active = match active {
+        Some((_, Some(known))) => Some(known),
+        // Without it there is nothing to compare with, which the slot takes into account.
+        Some((digest, None)) => in_child(digest).await.ok(),
+        None => None,
+    };
+    let engine = open_held(shared, job, bundle).await?;
+    Ok((engine, Preflight { candidate, active }))
 }
 
 async fn open_held(shared: &Shared, job: &Job, bundle: &BundleRef) -> Result<Engine, Unfit> {

@@ -12,8 +12,9 @@ use lamppost_agent_core::slot::SlotRecord;
 use lamppost_models::{Digest, ModelName};
 
 const HEADER: &str = "lamppost-slot 1 ";
-/// Largest record that is read: 64 releases and 32 bundles in quarantine come to some 60 kB.
-const RECORD_BYTES_MAX: u64 = 1024 * 1024;
+/// Largest record that is read: 64 releases, each of an envelope's 16 KiB and twice that when it is indented, 32 bundles in
+/// quarantine and a trial come to some 2 MiB.
+const RECORD_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// The folder of slot records.
 #[derive(Clone, Debug)]

@@ -20,7 +20,9 @@ use super::driver::Driver;
 use super::fetch::Fetcher;
 use super::jobs::{self, Done, Shared, What};
 use super::record::Records;
-use super::{Config, Counts, Inbox, SlotsError, Watched};
+use super::shadow::{self, Shadows};
+use super::{Config, Counts, Inbox, Seen, SlotsError};
+use crate::labels::Labels;
 use crate::stats::is_milestone;
 use crate::uplink::{Delivery, wall_clock};
 
@@ -35,6 +37,7 @@ pub(super) struct Task {
     records: Records,
     shared: Arc<Shared>,
     drivers: BTreeMap<ModelName, Driver>,
+    labels: Labels,
     counts: Arc<Counts>,
     jobs: TaskTracker,
     done: mpsc::Sender<Done>,
@@ -46,18 +49,21 @@ impl Task {
     /// Reads what is on the disk.
     pub(super) async fn open(
         config: Config,
+        labels: Labels,
         counts: Arc<Counts>,
         stop: CancellationToken,
-    ) -> Result<(Self, Vec<Watched>), SlotsError> {
-        let opened = tokio::task::spawn_blocking(move || Self::open_blocking(config, counts, stop));
+    ) -> Result<(Self, Vec<Seen>), SlotsError> {
+        let open = move || Self::open_blocking(config, labels, counts, stop);
+        let opened = tokio::task::spawn_blocking(open);
         opened.await.map_err(|_| SlotsError::Broken)?
     }
 
     fn open_blocking(
         config: Config,
+        labels: Labels,
         counts: Arc<Counts>,
         stop: CancellationToken,
-    ) -> Result<(Self, Vec<Watched>), SlotsError> {
+    ) -> Result<(Self, Vec<Seen>), SlotsError> {
         let folder = |name: &str| {
             let path = config.data_dir.join(name);
             (path.clone(), move |source| SlotsError::Folder {
@@ -75,11 +81,13 @@ impl Task {
                 config.ca_file.as_deref(),
                 artifacts.clone(),
                 config.rate_bytes_per_s,
+                &config.path,
             )?),
             None => None,
         };
         let checks = Checks::new(&config.checker).map_err(SlotsError::Program)?;
-        let shared = Arc::new(Shared::new(artifacts, fetcher, checks));
+        let shadows = Shadows::new(&checks, config.shadow_args.clone(), config.stuck_after);
+        let shared = Arc::new(Shared::new(artifacts, fetcher, checks, shadows));
         let mut drivers = BTreeMap::new();
         let mut watched = Vec::new();
         for setup in &config.models {
@@ -100,6 +108,7 @@ impl Task {
                 records,
                 shared,
                 drivers,
+                labels,
                 counts,
                 jobs,
                 done,
@@ -139,19 +148,20 @@ impl Task {
                 Some((model, digest, detail)) = inbox.failed.recv() => {
                     self.input(&model, Input::InferenceFailed { digest, detail }).await;
                 }
+                Some((model, digest, detail)) = inbox.stuck.recv() => {
+                    self.input(&model, Input::Stuck { digest, detail }).await;
+                }
             }
         }
         self.end().await;
     }
 
-    async fn end(self) {
-        for trial in self
-            .drivers
-            .values()
-            .filter_map(|driver| driver.trial.as_ref())
-        {
-            trial.stop.cancel();
+    async fn end(mut self) {
+        let models: Vec<ModelName> = self.drivers.keys().cloned().collect();
+        for model in &models {
+            self.input(model, Input::Stopping).await;
         }
+        self.drivers.values_mut().for_each(Driver::stop_all);
         self.jobs.close();
         // Whoever has something to say must not wait for a reader.
         drop(self.done_in);
@@ -330,25 +340,31 @@ impl Task {
             Effect::Fetch(bundle) => {
                 tracing::info!(%model, version = %bundle.version, digest = %bundle.digest.short(), bytes = bundle.bytes, "a bundle is wanted");
                 let job = driver.job(&self.stop);
+                let held = driver.machine.record().active.as_ref();
+                let held = held.map(|held| held.bundle.clone());
                 self.jobs.spawn(jobs::fetch(
                     Arc::clone(&self.shared),
                     self.done.clone(),
                     job,
                     bundle,
+                    held,
                 ));
             }
             Effect::Check(bundle) => {
                 let job = driver.job(&self.stop);
+                let active = driver.active_measured();
                 self.jobs.spawn(jobs::check(
                     Arc::clone(&self.shared),
                     self.done.clone(),
                     job,
                     bundle,
+                    active,
                 ));
             }
             Effect::Cancel(digest) => {
                 tracing::info!(%model, digest = %digest.short(), "a bundle is not wanted any more");
                 driver.ready = None;
+                driver.stop_shadow_of(digest);
                 if let Some(trial) = &driver.trial {
                     trial.stop.cancel();
                 }
@@ -361,7 +377,7 @@ impl Task {
                     .take()
                     .filter(|ready| ready.digest() == bundle.digest)
                     .map(Ok);
-                let job = driver.activation_job(&self.stop);
+                let job = driver.beside_job(&self.stop);
                 self.jobs.spawn(jobs::activate(
                     Arc::clone(&self.shared),
                     self.done.clone(),
@@ -378,11 +394,32 @@ impl Task {
                 tracing::debug!(%model, ?delay, "it is tried again later");
                 driver.retry_at = Some(Instant::now() + delay);
             }
-            // The shadow runs nowhere yet: terms with one hold a candidate back.
-            Effect::Shadow { .. }
-            | Effect::StopShadow(_)
-            | Effect::Watch(_)
-            | Effect::StopWatch(_) => {}
+            Effect::Shadow { bundle, terms } => {
+                let (job, beside) = driver.shadow(bundle.digest, &self.stop);
+                let run = shadow::Run {
+                    shared: Arc::clone(&self.shared),
+                    done: self.done.clone(),
+                    job,
+                    bundle,
+                    terms,
+                    beside,
+                    labels: self.labels.clone(),
+                };
+                self.jobs.spawn(run.run());
+            }
+            Effect::StopShadow(digest) => driver.stop_shadow_of(digest),
+            Effect::Watch(digest) => {
+                let (job, watching, before) = driver.watch(digest, &self.stop);
+                let watched = shadow::Watched {
+                    done: self.done.clone(),
+                    job,
+                    watching,
+                    before,
+                    labels: self.labels.clone(),
+                };
+                self.jobs.spawn(watched.run());
+            }
+            Effect::StopWatch(digest) => driver.stop_watch_of(digest),
             Effect::Save(_) | Effect::Sweep => {}
         }
     }

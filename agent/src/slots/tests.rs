@@ -18,6 +18,9 @@ use crate::uplink::wall_clock;
 
 mod downloads;
 mod life;
+#[path = "../../tests/common/onnx.rs"]
+mod onnx;
+mod shadow;
 mod trials;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -104,6 +107,8 @@ struct ServerInner {
     artifacts: Mutex<HashMap<String, Vec<u8>>>,
     manner: Mutex<Manner>,
     requests: Mutex<Vec<String>>,
+    /// Who asked, by their header.
+    nodes: Mutex<Vec<String>>,
     cuts: AtomicUsize,
 }
 
@@ -122,6 +127,12 @@ enum Manner {
     Fails,
     /// It never ends its answer.
     Hangs,
+    /// It asks to be left alone for a second, so many times.
+    Busy { times: usize },
+    /// It sends what is new to whoever has another artifact, and cuts such answers off after so many bytes.
+    Encodes { cut_after: usize },
+    /// It says that it does, and sends something else.
+    EncodesWrongly,
 }
 
 impl Server {
@@ -177,6 +188,8 @@ impl Server {
         let digest = path.strip_prefix("/v1/artifacts/").unwrap().to_owned();
         let range = header("range");
         self.inner.requests.lock().unwrap().push(range.clone());
+        let node = header("lamppost-node");
+        self.inner.nodes.lock().unwrap().push(node);
         let found = self.inner.artifacts.lock().unwrap().get(&digest).cloned();
         let manner = *self.inner.manner.lock().unwrap();
         let Some(bytes) = found.filter(|_| manner != Manner::Fails) else {
@@ -190,6 +203,10 @@ impl Server {
             drop(stream.write_all(answer.as_bytes()).await);
             return;
         };
+        if let Some(answer) = self.odd_answer(manner, &head, &bytes) {
+            drop(stream.write_all(&answer).await);
+            return;
+        }
         let from = range
             .strip_prefix("bytes=")
             .and_then(|range| range.strip_suffix('-')?.parse::<usize>().ok());
@@ -208,7 +225,14 @@ impl Server {
         let body = &bytes[from..];
         let length = match manner {
             Manner::TooMuch => String::new(),
-            Manner::Well | Manner::Cut { .. } | Manner::Whole | Manner::Fails | Manner::Hangs => {
+            Manner::Well
+            | Manner::Cut { .. }
+            | Manner::Whole
+            | Manner::Fails
+            | Manner::Hangs
+            | Manner::Busy { .. }
+            | Manner::Encodes { .. }
+            | Manner::EncodesWrongly => {
                 format!("content-length: {}\r\n", body.len())
             }
         };
@@ -228,9 +252,63 @@ impl Server {
                 drop(stream.write_all(body).await);
                 drop(stream.write_all(&[0; 4096]).await);
             }
-            Manner::Well | Manner::Cut { .. } | Manner::Whole | Manner::Fails => {
+            Manner::Well
+            | Manner::Cut { .. }
+            | Manner::Whole
+            | Manner::Fails
+            | Manner::Busy { .. }
+            | Manner::Encodes { .. }
+            | Manner::EncodesWrongly => {
                 drop(stream.write_all(body).await);
             }
+        }
+    }
+
+    /// What the manner says instead of the artifact.
+    fn odd_answer(&self, manner: Manner, head: &str, bytes: &[u8]) -> Option<Vec<u8>> {
+        if let Manner::Busy { times } = manner
+            && self.inner.cuts.fetch_add(1, Ordering::Relaxed) < times
+        {
+            let answer = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            return Some(answer.into());
+        }
+        let (encoded, sent) = self.encoded(manner, head, bytes)?;
+        let start = format!(
+            "HTTP/1.1 200 OK\r\ncontent-encoding: dcz\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            encoded.len()
+        );
+        Some([start.as_bytes(), &encoded[..sent]].concat())
+    }
+
+    /// An artifact as what is new in it, and how much of that is sent; `head` has lost its capital letters, and with them the
+    /// dictionary's name, so that it is looked for among all.
+    fn encoded(&self, manner: Manner, head: &str, bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
+        let line = head
+            .lines()
+            .find_map(|line| line.strip_prefix("available-dictionary: "))?;
+        assert!(head.contains("accept-encoding: dcz, zstd\r\n"), "{head}");
+        let all = self.inner.artifacts.lock().unwrap();
+        let named = |bytes: &&Vec<u8>| Digest::of(bytes).to_field().to_lowercase() == line;
+        let dictionary = all.values().find(named).expect("an artifact that is known");
+        let magic = [0x5e, 0x2a, 0x4d, 0x18, 0x20, 0, 0, 0];
+        let mut encoder =
+            zstd::stream::write::Encoder::with_ref_prefix(Vec::new(), 9, dictionary).unwrap();
+        std::io::Write::write_all(&mut encoder, bytes).unwrap();
+        let compressed = encoder.finish().unwrap();
+        let encoded = [&magic[..], Digest::of(dictionary).as_bytes(), &compressed].concat();
+        match manner {
+            Manner::Encodes { cut_after } => {
+                let sent = cut_after.min(encoded.len());
+                Some((encoded, sent))
+            }
+            Manner::EncodesWrongly => Some((bytes.to_vec(), bytes.len())),
+            Manner::Well
+            | Manner::Cut { .. }
+            | Manner::Whole
+            | Manner::TooMuch
+            | Manner::Fails
+            | Manner::Hangs
+            | Manner::Busy { .. } => None,
         }
     }
 }
@@ -277,6 +355,15 @@ impl Node {
                 memory_bytes: 4 * 1024 * 1024 * 1024,
                 timeout: PATIENCE,
             },
+            shadow_args: [
+                "slots::tests::shadow::shadow_bundle_child",
+                "--exact",
+                "--nocapture",
+                "--test-threads=1",
+            ]
+            .map(OsString::from)
+            .to_vec(),
+            stuck_after: PATIENCE,
             backoff: Backoff {
                 first: Duration::from_millis(20),
                 max: Duration::from_millis(50),
@@ -300,7 +387,9 @@ impl Node {
     }
 
     async fn start(&mut self) {
-        let slots = Slots::start(self.config.clone()).await.unwrap();
+        let slots = Slots::start(self.config.clone(), Labels::start(Vec::new()).0)
+            .await
+            .unwrap();
         let (deliveries, incoming) = mpsc::channel(8);
         slots.follow(incoming);
         self.slots = Some(slots);

@@ -153,6 +153,11 @@ impl Coordinator {
         running.listener.await.unwrap();
     }
 
+    /// Artifacts are not to be had any more.
+    pub(crate) fn stop_http(&self) {
+        self.server.abort();
+    }
+
     pub(crate) fn acknowledge(&self, acks: Acks) {
         *self.acks.lock().unwrap() = acks;
     }

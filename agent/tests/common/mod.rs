@@ -4,6 +4,7 @@
 
 mod client;
 mod coordinator;
+pub(crate) mod onnx;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -170,10 +171,21 @@ impl Node {
 
     /// Starts an agent in a directory that an earlier one may have used.
     pub(crate) async fn start_in(dir: TempDir, rest: impl FnOnce(&Path) -> String) -> Self {
+        Self::start_changed(dir, rest, |_| {}).await
+    }
+
+    /// The same with a configuration that is changed in what no file says.
+    pub(crate) async fn start_changed(
+        dir: TempDir,
+        rest: impl FnOnce(&Path) -> String,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let text = config_text(dir.path(), &rest(dir.path()));
         let (sender, ready) = oneshot::channel();
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(lamppost_agent::run(config(&text), shutdown.clone(), sender));
+        let mut config = config(&text);
+        change(&mut config);
+        let task = tokio::spawn(lamppost_agent::run(config, shutdown.clone(), sender));
         let Ok(ready) = tokio::time::timeout(DEADLINE, ready)
             .await
             .expect("the agent starts")

@@ -1,4 +1,5 @@
-//! Artifacts: immutable bytes by digest, resumable, and only so many at once over one backhaul.
+//! Artifacts: immutable bytes by digest, resumable, as small as the client can take them, and only so many at once over one
+//! backhaul.
 
 use std::io::{Seek as _, SeekFrom};
 use std::sync::Arc;
@@ -17,12 +18,16 @@ use super::{Api, ApiError, SharedApi, parse};
 use crate::artifacts::Artifact;
 use crate::clock::now;
 use crate::downloads::{Pass, Terms};
+use crate::encodings::{Accepted, DICTIONARY_ZSTD, Encoded, ZSTD};
 
 /// Bytes that are read and sent at once.
 const CHUNK_BYTES: u64 = 64 * 1024;
 /// Who asks, as `<site>/<node>`. It is no proof: a node that gives another's name takes a place over that one's backhaul, and
 /// gets what everybody may have.
 const NODE: HeaderName = HeaderName::from_static("lamppost-node");
+
+/// The bundle that the client has (RFC 9842, section 2.2).
+const DICTIONARY: HeaderName = HeaderName::from_static("available-dictionary");
 
 pub(super) async fn artifact(
     Shared(api): SharedApi,
@@ -42,6 +47,10 @@ pub(super) async fn artifact(
         (
             header::CACHE_CONTROL,
             "public, max-age=31536000, immutable".to_owned(),
+        ),
+        (
+            header::VARY,
+            "accept-encoding, available-dictionary".to_owned(),
         ),
     ];
     if text(&headers, &header::IF_NONE_MATCH)
@@ -72,12 +81,23 @@ pub(super) async fn artifact(
     ];
     let part = format!("bytes {from}-{}/{bytes}", (from + length).saturating_sub(1));
     let part = (status == StatusCode::PARTIAL_CONTENT).then_some([(header::CONTENT_RANGE, part)]);
+    let encoded = if status == StatusCode::OK && method == Method::GET {
+        api.encodings
+            .smallest((digest, bytes), accepted(&headers))
+            .await
+    } else {
+        None
+    };
     let body = if method == Method::HEAD {
         Body::empty()
     } else {
         let terms = terms(&api, &headers, digest).await?;
-        match api.downloads.admit(digest, length, terms, now()) {
+        let sent = encoded.as_ref().map_or(length, Encoded::bytes);
+        match api.downloads.admit(digest, sent, terms, now()) {
             Ok(pass) => {
+                if let Some(encoded) = encoded {
+                    return Ok(encoded_response(digest, encoded, pass, common));
+                }
                 file.seek(SeekFrom::Start(from))?;
                 content(file, length, pass)
             }
@@ -97,6 +117,50 @@ pub(super) async fn artifact(
         response.headers_mut().insert(name, value);
     }
     Ok(response)
+}
+
+/// What the client can undo.
+fn accepted(headers: &HeaderMap) -> Accepted {
+    let codings = text(headers, &header::ACCEPT_ENCODING).unwrap_or_default();
+    let takes = |coding: &str| {
+        codings.split(',').any(|item| {
+            let (name, weight) = item.split_once(';').unwrap_or((item, ""));
+            // A weight of 0 is a refusal (RFC 9110, section 12.4.2).
+            let refused = weight.trim().trim_start_matches("q=").parse::<f32>() == Ok(0.0);
+            name.trim().eq_ignore_ascii_case(coding) && !refused
+        })
+    };
+    let dictionary = text(headers, &DICTIONARY).and_then(Digest::from_field);
+    Accepted {
+        zstd: takes(ZSTD),
+        dictionary: dictionary.filter(|_| takes(DICTIONARY_ZSTD)),
+    }
+}
+
+/// The artifact in another form, which has a tag of its own: what is cut off goes on as a range of the artifact itself.
+fn encoded_response(
+    digest: Digest,
+    encoded: Encoded,
+    mut pass: Pass,
+    mut common: [(HeaderName, String); 4],
+) -> Response {
+    common[0].1 = format!("\"{digest}-{}\"", encoded.coding);
+    let shape = [
+        (header::CONTENT_TYPE, "application/x-tar".to_owned()),
+        (header::CONTENT_ENCODING, encoded.coding.to_owned()),
+        (header::CONTENT_LENGTH, encoded.bytes().to_string()),
+    ];
+    let size = usize::try_from(CHUNK_BYTES).unwrap_or(usize::MAX);
+    let mut left = encoded.content;
+    let chunks = std::iter::from_fn(move || {
+        if left.is_empty() {
+            return None;
+        }
+        let chunk = left.split_to(left.len().min(size));
+        pass.sent(chunk.len() as u64);
+        Some(Ok::<_, std::io::Error>(chunk))
+    });
+    (common, shape, Body::from_stream(stream::iter(chunks))).into_response()
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {

@@ -24,6 +24,7 @@ use crate::artifacts::Artifacts;
 use crate::bus::Bus;
 use crate::centre::Centre;
 use crate::downloads::{Downloads, Refusals};
+use crate::encodings::Encodings;
 use crate::preflight::Checker;
 use crate::releases::Releases;
 
@@ -55,6 +56,7 @@ const WATCHES_MAX: usize = 32;
 pub(crate) struct Api {
     pub(crate) centre: Centre,
     pub(crate) artifacts: Arc<Artifacts>,
+    pub(crate) encodings: Encodings,
     pub(crate) downloads: Arc<Downloads>,
     pub(crate) releases: Releases,
     pub(crate) bus: Bus,

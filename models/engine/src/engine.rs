@@ -92,6 +92,11 @@ impl Engine {
         self.0.plan.run_bytes()
     }
 
+    /// How many operations a run takes, about: both branches of a condition, and each turn of a loop.
+    pub fn run_work(&self) -> u64 {
+        self.0.plan.run_work()
+    }
+
     pub(crate) fn golden(&self) -> &Golden {
         &self.0.golden
     }

@@ -10,8 +10,8 @@
 //! # What holds against a hostile file
 //! A bundle has been signed for before it is opened here, and is still not trusted. In this order: its size; the shape
 //! of its protobuf, counted before any of it is decoded; the graph (operators, nodes, depth, declared tensors, external
-//! data); the manifest's tensors; the size of each node's output, inferred before anything is computed; the memory that
-//! a run takes. Every call into tract is made under `catch_unwind`, and a panic becomes an error; its message goes to
+//! data); the manifest's tensors; the size of each node's output, inferred before anything is computed; the memory and
+//! the work that a run takes, with both branches of every condition and each turn of every loop. Every call into tract is made under `catch_unwind`, and a panic becomes an error; its message goes to
 //! the error and not to stderr, by a panic hook that this crate puts in front of the process's own.
 //!
 //! What remains: folding constants may ask for more memory than the machine has in ways that no inference of shapes
@@ -33,6 +33,7 @@ mod image;
 mod limits;
 mod plan;
 mod scan;
+mod time;
 
 pub use check::{CheckError, CheckReport, Latency, Memory, check_bundle_bytes};
 pub use decode::{ANOMALY, NORMAL, Output};
@@ -40,3 +41,4 @@ pub use engine::{Engine, Session};
 pub use error::{OpenError, RunError, RunFailure, Unfit};
 pub use golden::{GoldenError, GoldenReport};
 pub use limits::Limits;
+pub use time::{process_time, thread_time};

@@ -20,6 +20,8 @@ pub struct Limits {
     pub node_elements: u64,
     /// Most memory that a run's intermediate tensors take, in bytes, beside the weights.
     pub run_bytes: u64,
+    /// Most operations of a run, about: those of a vision network of 20 billion, which a gateway's core does in some 10 s.
+    pub run_work: u64,
     /// How long opening may take; looked at between steps, so that a single step can go over it.
     pub open_time: Duration,
     /// How long warm-up and golden check may take together; looked at between inferences.
@@ -36,6 +38,7 @@ impl Default for Limits {
             initialiser_elements: 32 * 1024 * 1024,
             node_elements: 4 * lamppost_models::manifest::TENSOR_ELEMENTS_MAX as u64,
             run_bytes: 128 * 1024 * 1024,
+            run_work: 20_000_000_000,
             open_time: Duration::from_secs(30),
             golden_time: Duration::from_secs(30),
         }

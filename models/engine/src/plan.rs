@@ -17,12 +17,15 @@ use crate::error::{OpenError, RunFailure};
 use crate::limits::Limits;
 use crate::{graph, guard};
 
+mod extent;
+
 /// An optimised model, shared by threads.
 pub(crate) struct Plan {
     runnable: Arc<TypedRunnableModel>,
     input_shape: Vec<usize>,
     weight_bytes: u64,
     run_bytes: u64,
+    run_work: u64,
 }
 
 impl Plan {
@@ -59,22 +62,20 @@ impl Plan {
         watch.stage("simplifying", || typed.declutter())?;
         watch.stage("checking sizes", || Ok(watch.check_sizes(&typed)))??;
         let weight_bytes = watch.stage("measuring", || Ok(weights(&typed)))?;
+        let extent = watch.stage("measuring", || watch.extent(&typed))??;
+        at_most("operations in a run", extent.work, limits.run_work)?;
         watch.stage("optimising", || typed.optimize())?;
         watch.stage("checking the output", || Ok(check_output(&typed, manifest)))??;
         let run_bytes = watch.stage("measuring", || peak(&typed))?;
-        if run_bytes > limits.run_bytes {
-            return Err(OpenError::TooMuch {
-                what: "bytes in flight",
-                found: run_bytes,
-                limit: limits.run_bytes,
-            });
-        }
+        let run_bytes = run_bytes.saturating_add(extent.body_bytes);
+        at_most("bytes in flight", run_bytes, limits.run_bytes)?;
         let runnable = watch.stage("planning", || typed.into_runnable())?;
         Ok(Self {
             runnable,
             input_shape: shape.clone(),
             weight_bytes,
             run_bytes,
+            run_work: extent.work,
         })
     }
 
@@ -85,6 +86,18 @@ impl Plan {
     pub(crate) const fn run_bytes(&self) -> u64 {
         self.run_bytes
     }
+
+    pub(crate) const fn run_work(&self) -> u64 {
+        self.run_work
+    }
+}
+
+fn at_most(what: &'static str, found: u64, limit: u64) -> Result<(), OpenError> {
+    if found > limit {
+        Err(OpenError::TooMuch { what, found, limit })
+    } else {
+        Ok(())
+    }
 }
 
 impl fmt::Debug for Plan {
@@ -93,6 +106,7 @@ impl fmt::Debug for Plan {
             .field("input_shape", &self.input_shape)
             .field("weight_bytes", &self.weight_bytes)
             .field("run_bytes", &self.run_bytes)
+            .field("run_work", &self.run_work)
             .finish_non_exhaustive()
     }
 }

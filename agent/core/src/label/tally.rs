@@ -1,5 +1,6 @@
 use lamppost_models::Digest;
 use lamppost_models::message::{Label, Quality};
+use lamppost_models::trial::Moments;
 
 /// How far a prediction and its label are apart.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,6 +18,58 @@ impl Compared {
             (Label::Value(said), Label::Value(value)) => Some(Self::Error(said - value)),
             (Label::Class(said), Label::Class(class)) => Some(Self::Same(said == class)),
             (Label::Value(_), Label::Class(_)) | (Label::Class(_), Label::Value(_)) => None,
+        }
+    }
+
+    /// The absolute error, or 1 for a wrong class and 0 for the right one.
+    pub fn loss(self) -> f64 {
+        match self {
+            Self::Error(error) => error.abs(),
+            Self::Same(same) => f64::from(u8::from(!same)),
+        }
+    }
+}
+
+/// Sums of losses.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Losses {
+    labels: u64,
+    sum: f64,
+    squares: f64,
+}
+
+impl Losses {
+    /// Those that came after `earlier`, which are the same bundle's.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            labels: self.labels.saturating_sub(earlier.labels),
+            sum: self.sum - earlier.sum,
+            squares: self.squares - earlier.squares,
+        }
+    }
+
+    /// These and those of another stream.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            labels: self.labels + other.labels,
+            sum: self.sum + other.sum,
+            squares: self.squares + other.squares,
+        }
+    }
+
+    /// Number, mean and spread.
+    pub fn moments(self) -> Moments {
+        if self.labels == 0 {
+            return Moments::default();
+        }
+        let mean = self.sum / self.labels as f64;
+        Moments {
+            n: self.labels,
+            mean,
+            // The sums of much the same losses differ by less than they are rounded by.
+            m2: (self.squares - self.sum * mean).max(0.0),
         }
     }
 }
@@ -71,7 +124,36 @@ impl Tallies {
     }
 }
 
+impl Tallies {
+    pub(super) fn losses(&self, digest: &Digest) -> Losses {
+        let tally = self.0.iter().find(|(known, _)| known == digest);
+        tally.map_or_else(Losses::default, |(_, tally)| tally.losses())
+    }
+}
+
 impl Tally {
+    fn losses(&self) -> Losses {
+        match *self {
+            Self::Error {
+                labels,
+                absolute,
+                squared,
+            } => Losses {
+                labels,
+                sum: absolute,
+                squares: squared,
+            },
+            Self::Accuracy { labels, right } => {
+                let wrong = labels.saturating_sub(right) as f64;
+                Losses {
+                    labels,
+                    sum: wrong,
+                    squares: wrong,
+                }
+            }
+        }
+    }
+
     fn add(&mut self, compared: Compared) {
         match (self, compared) {
             (

@@ -1,4 +1,5 @@
 use lamppost_models::BootId;
+use lamppost_models::trial::Moments;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -386,4 +387,85 @@ proptest! {
         found.sort_unstable();
         prop_assert_eq!(found, wanted.collect::<Vec<_>>());
     }
+}
+
+/// What a candidate said of the window that ends at `ts`, beside what the active version said.
+fn beside(ts: i64, target: Option<i64>, candidate: f64, active: f64) -> Shadowed {
+    let said = Label::Value(candidate);
+    Shadowed {
+        candidate: Predicted {
+            digest: digest("candidate"),
+            ..prediction(ts, target, said)
+        },
+        active: Label::Value(active),
+    }
+}
+
+#[test]
+fn a_candidate_and_the_active_version_meet_the_same_label() {
+    for spec in [json!({"ahead": 1}), json!({"tolerance": "1s"})] {
+        let mut bench = Bench::new(spec.clone());
+        let join = &mut bench.join;
+        // One is answered before its label comes, one after, and one never.
+        let target = |ts: i64| spec.get("tolerance").map(|_| ts + 10);
+        join.predicted(prediction(10, target(10), Label::Value(5.0)), NOW);
+        join.shadowed(beside(10, target(10), 8.0, 5.0), NOW);
+        assert_eq!(join.take_pairs(), []);
+        join.label(at(20), Some(&Value::Number(6.0)), |_| {});
+        let pair = |candidate, active| Pair {
+            digest: digest("candidate"),
+            candidate,
+            active,
+        };
+        assert_eq!(join.take_pairs(), [pair(2.0, 1.0)], "{spec}");
+        join.label(at(30), Some(&Value::Number(0.0)), |_| {});
+        join.shadowed(beside(20, target(20), -4.0, 1.5), NOW);
+        assert_eq!(join.take_pairs(), [pair(4.0, 1.5)], "{spec}");
+        // Only the active version's predictions are counted, and only they make its quality.
+        assert_eq!(join.counts().joined, 1);
+        assert_eq!(join.quality(&digest("candidate")), None);
+        join.shadowed(beside(30, target(30), 1.0, 1.0), NOW);
+        join.forget_shadowed();
+        join.label(at(40), Some(&Value::Number(0.0)), |_| {});
+        assert_eq!(join.take_pairs(), []);
+    }
+}
+
+#[test]
+fn what_a_candidate_said_takes_no_place_from_what_the_active_version_said() {
+    let mut bench = Bench::new(json!({"ahead": 1}));
+    let join = &mut bench.join;
+    join.predicted(prediction(1, None, Label::Value(0.0)), NOW);
+    let many = i64::try_from(2 * join.pending_max).unwrap();
+    for ts in 1..many {
+        join.shadowed(beside(ts, None, 0.0, 0.0), NOW);
+    }
+    assert_eq!((join.pending(), join.counts().unlabelled), (1, 0));
+    assert!(join.shadowed.len() <= join.pending_max);
+}
+
+#[test]
+fn losses_are_told_apart_from_those_of_an_earlier_time() {
+    let mut bench = Bench::new(json!({"ahead": 1}));
+    for (ts, said) in [(1, 1.0), (2, 3.0), (3, 5.0)] {
+        bench.predict(ts, None, said);
+    }
+    let join = &mut bench.join;
+    let label = |join: &mut LabelJoin, ts| join.label(at(ts), Some(&Value::Number(0.0)), |_| {});
+    label(join, 2);
+    let base = join.losses(&digest("v1"));
+    label(join, 3);
+    label(join, 4);
+    let all = join.losses(&digest("v1")).moments();
+    assert_eq!((all.n, all.mean), (3, 3.0));
+    assert!((all.variance() - 4.0).abs() < 1e-9);
+    let since = join.losses(&digest("v1")).since(base).moments();
+    assert_eq!((since.n, since.mean), (2, 4.0));
+    assert!((since.variance() - 2.0).abs() < 1e-9);
+    let both = join.losses(&digest("v1")).and(base).moments();
+    assert_eq!((both.n, both.mean), (4, 2.5));
+    assert_eq!(
+        join.losses(&digest("unheard of")).moments(),
+        Moments::default()
+    );
 }

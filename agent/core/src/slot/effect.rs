@@ -10,6 +10,10 @@ use super::SlotRecord;
 
 /// What the shell is to do, in this order.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a few at a time, each taken apart at once"
+)]
 pub enum Effect {
     /// Write the record durably; then [`Input::Saved`] or [`Input::SaveFailed`].
     ///

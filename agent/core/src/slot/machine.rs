@@ -125,8 +125,13 @@ impl SlotMachine {
         }
         self.draft.remember(release, signers, &self.setup.groups);
         if self.draft.active.is_none() {
-            // It may be that what was revoked is not any more.
+            // It may be that what was revoked is not any more, even before it was written down that it is.
             self.fall_back(None);
+            let saved = self.saved.active.clone().filter(|held| {
+                let digest = held.bundle.digest;
+                self.bar(digest).is_none() && !self.unopened.contains(&digest)
+            });
+            self.draft.active = self.draft.active.take().or(saved);
         }
         self.go_on();
         Ok(Taken::New)

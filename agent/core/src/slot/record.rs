@@ -102,7 +102,8 @@ pub struct TrialRecord {
     pub rollout: Option<RolloutId>,
     /// When it began, by the node's clock.
     pub since: Timestamp,
-    /// What is checked: the terms of the newest release that wanted the bundle before the trial was over.
+    /// What is checked: the terms of the newest release that wanted the bundle before it was promoted, and its probation of the
+    /// newest before that was over.
     #[serde(default)]
     pub terms: TrialTerms,
     /// How far it is.

@@ -44,7 +44,7 @@ impl World {
                 canary,
                 sequence,
                 wish,
-            } => self.release(canary, sequence, wish),
+            } => self.release(canary, sequence, &wish),
             Event::Job { which, kind } => self.job(which, kind),
             Event::Window { delivery } => self.window(delivery),
             Event::ShadowGone => self.shadow_gone(),

@@ -207,8 +207,14 @@ impl SlotMachine {
             };
             let other = trial.bundle.digest;
             if other == digest && (goes_on || bar.is_some()) {
-                if matches!(trial.phase, TrialPhase::Candidate | TrialPhase::Probation) {
-                    trial.terms = wanted.terms;
+                match trial.phase {
+                    TrialPhase::Candidate => trial.terms = wanted.terms,
+                    // The others are those that it was promoted under.
+                    TrialPhase::Probation => trial.terms.probation = wanted.terms.probation,
+                    TrialPhase::Passed
+                    | TrialPhase::Refused { .. }
+                    | TrialPhase::RolledBack { .. }
+                    | TrialPhase::Withdrawn => {}
                 }
                 if wanted.rollout.is_some() && trial.rollout != wanted.rollout {
                     trial.rollout = wanted.rollout;

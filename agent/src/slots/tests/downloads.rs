@@ -182,3 +182,60 @@ async fn a_rate_is_kept_to() {
         since.elapsed()
     );
 }
+
+/// A node on which the first version runs, and the second is to come in the server's manner.
+async fn with_second(manner: Manner) -> (Node, Server, BundleRef) {
+    let (server, address, first, second) = server_with_zoo().await;
+    let node = Node::started(Some(address)).await;
+    node.announce(1, &first).await;
+    node.runs(&first).await;
+    server.behave(manner);
+    node.announce(2, &second).await;
+    (node, server, second)
+}
+
+fn fetched_bytes(row: &ReportedModel) -> u64 {
+    row.trial.as_ref().expect("a trial").fetched_bytes
+}
+
+#[tokio::test]
+async fn a_server_that_has_enough_to_do_is_asked_again_later_by_name() {
+    let (node, server, second) = with_second(Manner::Busy { times: 1 }).await;
+    let detail = node.refuses(&second, Verdict::Unavailable).await;
+    assert!(detail.contains("asks to be left alone for 1s"), "{detail}");
+    node.runs(&second).await;
+    let nodes = server.inner.nodes.lock().unwrap();
+    assert!(nodes.iter().all(|node| node == "lab/gw-1"), "{nodes:?}");
+    assert_eq!(nodes.len(), 3);
+}
+
+#[tokio::test]
+async fn what_the_running_version_has_does_not_come_again() {
+    let (node, _, second) = with_second(Manner::Encodes {
+        cut_after: usize::MAX,
+    })
+    .await;
+    let row = node.runs(&second).await;
+    let came = fetched_bytes(&row);
+    assert!(
+        came > 1000 && came < second.bytes * 6 / 10,
+        "{came} of {}",
+        second.bytes
+    );
+}
+
+#[tokio::test]
+async fn an_encoded_answer_that_is_cut_off_is_done_without() {
+    let (node, server, second) = with_second(Manner::Encodes { cut_after: 10_000 }).await;
+    let row = node.runs(&second).await;
+    assert_eq!(server.ranges(), ["", "", ""]);
+    assert_eq!(fetched_bytes(&row), 10_000 + second.bytes);
+}
+
+#[tokio::test]
+async fn an_encoding_that_cannot_be_undone_is_done_without() {
+    let (node, server, second) = with_second(Manner::EncodesWrongly).await;
+    let row = node.runs(&second).await;
+    assert!(fetched_bytes(&row) >= second.bytes);
+    assert_eq!(server.ranges(), ["", "", ""]);
+}

@@ -127,7 +127,9 @@ async fn the_factory_bundle_runs_from_the_start_and_a_release_takes_its_place() 
     assert_eq!(server.ranges().len(), 1);
     node.stop().await;
     std::fs::write(&factory, b"no bundle").unwrap();
-    let refused = Slots::start(node.config.clone()).await.unwrap_err();
+    let refused = Slots::start(node.config.clone(), Labels::start(Vec::new()).0)
+        .await
+        .unwrap_err();
     assert!(matches!(refused, SlotsError::Factory { .. }), "{refused}");
 }
 

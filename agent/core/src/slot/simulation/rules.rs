@@ -49,7 +49,7 @@ impl World {
             self.check_promotion(&before, record, trial);
         }
         if trial.phase == TrialPhase::Passed && was != TrialPhase::Passed {
-            self.check_passed(trial);
+            Self::check_passed(trial);
         }
     }
 
@@ -83,7 +83,7 @@ impl World {
         }
     }
 
-    fn check_passed(&self, trial: &TrialRecord) {
+    fn check_passed(trial: &TrialRecord) {
         let number = number_of(&trial.bundle.digest);
         assert!(number != FAILS_INFERENCE && number != FAILS_OPENING);
         if trial.terms.probation.is_some() {
@@ -170,7 +170,14 @@ impl World {
         let beside = self.shadow.as_ref().map(|(digest, _)| *digest);
         let shadowing = match &self.machine.trial {
             Trial::Shadowing { bundle, .. } => Some(bundle.digest),
-            _ => None,
+            Trial::None
+            | Trial::Closed { .. }
+            | Trial::Fetching { .. }
+            | Trial::Checking { .. }
+            | Trial::Waiting { .. }
+            | Trial::Ready { .. }
+            | Trial::Passed { .. }
+            | Trial::Refused { .. } => None,
         };
         assert_eq!(beside, shadowing, "what runs beside is what the slot tries");
         let watched = self.watch.as_ref().map(|(digest, _)| *digest);
@@ -205,13 +212,12 @@ impl World {
             };
             release.wanted(who).0.digest
         });
-        match wanted {
-            Some(wanted) => self.check_wanted(record, wanted),
-            None => {
-                let factory = digest(FACTORY);
-                let runs = self.factory && !self.revoked(factory);
-                assert_eq!(self.cell, runs.then_some(factory));
-            }
+        if let Some(wanted) = wanted {
+            self.check_wanted(record, wanted);
+        } else {
+            let factory = digest(FACTORY);
+            let runs = self.factory && !self.revoked(factory);
+            assert_eq!(self.cell, runs.then_some(factory));
         }
         assert_eq!(
             self.disk.as_ref().map_or(0, |disk| disk.generation),
@@ -240,9 +246,10 @@ impl World {
             let bad = [FAILS_CHECK, FAILS_INFERENCE, FAILS_OPENING];
             assert!(!bad.contains(&number), "bundle {number} was not found out");
             let trial = record.trial.as_ref().filter(|trial| trial.is_of(wanted));
-            // The factory bundle may have become active meanwhile because nothing else was left.
-            let left =
-                |trial: &&TrialRecord| number == FACTORY && trial.phase == TrialPhase::Withdrawn;
+            // It may have become active meanwhile because nothing else was left: the factory's, or one that was left before.
+            let fallen_back =
+                number == FACTORY || record.active.as_ref().is_some_and(|held| held.left);
+            let left = |trial: &&TrialRecord| fallen_back && trial.phase == TrialPhase::Withdrawn;
             if let Some(trial) = trial.filter(|trial| !left(trial)) {
                 assert_eq!(trial.phase, TrialPhase::Passed, "{trial:?}");
             }

@@ -164,9 +164,8 @@ impl World {
             };
             match effect {
                 Effect::Save(record) => self.save(record),
-                Effect::Cancel(digest) => self.jobs.retain(|job| match job {
-                    Effect::Fetch(bundle) | Effect::Check(bundle) => bundle.digest != digest,
-                    _ => true,
+                Effect::Cancel(digest) => self.jobs.retain(|job| {
+                    !matches!(job, Effect::Fetch(bundle) | Effect::Check(bundle) if bundle.digest == digest)
                 }),
                 Effect::Activate(_) => {
                     self.jobs.retain(|job| !matches!(job, Effect::Activate(_)));
@@ -191,7 +190,10 @@ impl World {
                     self.shadow = Some((bundle.digest, Comparison::default()));
                 }
                 Effect::StopShadow(digest) => {
-                    assert_eq!(self.shadow.take().map(|(beside, _)| beside), Some(digest));
+                    // It may have ended by itself in the same moment.
+                    if let Some((beside, _)) = self.shadow.take() {
+                        assert_eq!(beside, digest);
+                    }
                 }
                 Effect::Watch(digest) => {
                     assert!(self.watch.is_none(), "one watch at a time");
@@ -222,7 +224,7 @@ impl World {
         self.input(saved);
     }
 
-    pub(super) fn release(&mut self, canary: bool, sequence: u64, wish: Wish) {
+    pub(super) fn release(&mut self, canary: bool, sequence: u64, wish: &Wish) {
         let group: GroupId = if canary { "canary" } else { "all" }.parse().unwrap();
         let mut release = release(&group, sequence, wish.stable);
         release.expires_at = self.now.offset_ms(1);
@@ -289,7 +291,15 @@ impl World {
                 Input::Checked { digest, outcome }
             }
             Effect::Activate(BundleRef { digest, .. }) => self.activate(digest),
-            other => panic!("{other:?} is no job"),
+            Effect::Save(_)
+            | Effect::Shadow { .. }
+            | Effect::StopShadow(_)
+            | Effect::Cancel(_)
+            | Effect::Watch(_)
+            | Effect::StopWatch(_)
+            | Effect::Deactivate
+            | Effect::Sweep
+            | Effect::RetryAfter(_) => panic!("{job:?} is no job"),
         };
         self.input(input);
     }
@@ -443,7 +453,7 @@ impl World {
                 self.alarm = None;
                 self.input(Input::Retry);
             }
-            Some(left) => self.alarm = Some(left - passed),
+            Some(left) => self.alarm = left.checked_sub(passed),
             None => {}
         }
     }

@@ -304,6 +304,8 @@ fn an_abort_before_the_change_leaves_the_candidate_alone() {
     assert_eq!(bench.shown(), "- < 1.1.0 < -");
 }
 
+type Happens = fn(&mut Bench);
+
 #[test]
 fn a_version_that_does_worse_in_probation_is_left_by_the_node_itself() {
     let worse = |bench: &mut Bench| bench.watched(2, watch(20, 12, 1.8));
@@ -318,7 +320,7 @@ fn a_version_that_does_worse_in_probation_is_left_by_the_node_itself() {
             detail: "no answer for 10 s".to_owned(),
         });
     };
-    let cases: [(fn(&mut Bench), Verdict); 3] = [
+    let cases: [(Happens, Verdict); 3] = [
         (worse, Verdict::Worse),
         (failing, Verdict::Failing),
         (stuck, Verdict::Failing),
@@ -530,7 +532,7 @@ fn a_server_that_asks_for_time_is_given_it_even_when_the_link_comes_back() {
     bench.input(Input::FetchFailed {
         digest: digest(1),
         failure: FetchFailure::Busy {
-            after: Duration::from_secs(300),
+            after: Duration::from_mins(5),
         },
         detail: "503".to_owned(),
     });
