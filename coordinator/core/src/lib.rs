@@ -7,7 +7,9 @@
 //! - [`ledger`]: what became of each record of a node: stored once however often it is sent, told as lost, held, or missing;
 //! - [`shelf`]: how many predictions of a node are kept, and which go when there are too many;
 //! - [`inventory`]: what each node last said, and whether it can still be believed;
-//! - [`rollout`]: which version of a model a group runs, with its history;
+//! - [`rollout`]: which version of a model a group runs, with its history; and how a candidate spreads, wave by wave:
+//!   [`rollout::policy`] says how, [`rollout::plan`] what would happen, [`rollout::campaign`] what happens next and why,
+//!   [`rollout::evidence`] and [`rollout::betting`] what labels show, [`rollout::audit`] who did what;
 //! - [`progress`]: how far each node of a group has come with a rollout.
 
 pub mod interval;

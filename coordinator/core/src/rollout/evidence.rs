@@ -36,6 +36,7 @@ mod sums;
 
 pub use found::{Found, Shown};
 pub use pairs::{Pair, Side};
+pub(super) use sums::told;
 pub use sums::{Sums, Track};
 
 /// A report that is older than the last one of the same run is an old one, unless it is older by more than this: then

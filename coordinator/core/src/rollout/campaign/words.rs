@@ -5,7 +5,7 @@ use lamppost_models::rollout::Exposure;
 use super::gate::Assessment;
 use super::{Around, Campaign, Census, Ending, Stage, State, Verdict, Why};
 use crate::rollout::audit::Actor;
-use crate::rollout::evidence::{Found, Shown};
+use crate::rollout::evidence::{Found, Shown, told};
 use crate::rollout::policy::{Bytes, Gate, Quality, Wave};
 use crate::rollout::{Rollout, Target};
 
@@ -270,11 +270,13 @@ fn labels(found: &Assessment, quality: &Quality) -> String {
         (None, _) => None,
     };
     let shadow = best.map(|(found, units)| {
-        one_test("Shadow", "the active version's", found, &units, alpha / 2.0)
+        let names = ("Shadow", "the active version's");
+        one_test(names, found, &units, alpha / 2.0, quality.loss_ratio_max)
     });
     let cohorts = found.pairs.map(|found| {
         let units = count(found.units, "pair of nodes", "pairs of nodes");
-        one_test("Cohorts", "the control nodes'", found, &units, alpha)
+        let names = ("Cohorts", "the control nodes'");
+        one_test(names, found, &units, alpha, quality.loss_ratio_max)
     });
     let texts: Vec<String> = shadow.into_iter().chain(cohorts).collect();
     let limit = than(quality.loss_ratio_max);
@@ -285,24 +287,36 @@ fn labels(found: &Assessment, quality: &Quality) -> String {
     )
 }
 
-fn one_test(name: &str, other: &str, found: Found, units: &str, alpha: f64) -> String {
+fn one_test(
+    (name, other): (&str, &str),
+    found: Found,
+    units: &str,
+    alpha: f64,
+    ratio_max: f64,
+) -> String {
     if found.units == 0 {
         return format!("{name}: no votes yet");
     }
     let confidence = 100.0 * (1.0 - alpha);
-    let (low, high) = (than(found.ratio.low), than(found.ratio.high));
-    format!(
-        "{name}: the candidate's loss is {} {other}, {confidence:.1} % confidence sequence {low} to {high} ({units})",
-        joined(&than(found.ratio.estimate)),
-    )
-}
-
-fn joined(than: &str) -> String {
-    if than == EQUAL {
-        format!("{than} to")
+    let estimate = than(found.ratio.estimate);
+    let joint = if estimate == EQUAL { "to" } else { "than" };
+    // A vote is cut, so that what is far away looks nearer.
+    let (least, most) = told(ratio_max);
+    let far = |ratio: f64| ratio < least + 1e-4 || ratio > most - 1e-4;
+    let end = |ratio| {
+        let more = if far(ratio) { " or more" } else { "" };
+        format!("{}{more}", than(ratio))
+    };
+    let more = if far(found.ratio.estimate) {
+        "at least "
     } else {
-        format!("{than} than")
-    }
+        ""
+    };
+    format!(
+        "{name}: the candidate's loss is {more}{estimate} {joint} {other}, {confidence:.1} % confidence sequence {} to {} ({units})",
+        end(found.ratio.low),
+        end(found.ratio.high),
+    )
 }
 
 /// A ratio of losses as people say it.

@@ -75,6 +75,11 @@ pub(super) fn ratio_of(vote: f64, ratio: f64) -> f64 {
     ratio * (1.0 + part) / (1.0 - part)
 }
 
+/// The smallest and the largest ratio of losses that votes can tell: what lies beyond is cut to them.
+pub(in crate::rollout) fn told(ratio: f64) -> (f64, f64) {
+    (ratio_of(-1.0, ratio), ratio_of(1.0, ratio))
+}
+
 impl Track {
     pub(super) const ZERO: Self = Self(Sums::ZERO);
 

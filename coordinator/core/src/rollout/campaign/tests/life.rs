@@ -247,9 +247,9 @@ fn a_worse_model_is_told_by_labels_and_a_better_one_too() {
         let decision = world.tick().unwrap();
         assert_eq!(decision.verdict, expected, "{}", decision.words);
         if loss < 1.0 {
-            assert_snapshot!(decision.words, @"Wave 1 of 2: 17 of 17 nodes are done, 0 failed (limit 5 %), slowest inferences 1.00 times as long on the median node (limit 1.5). Shadow: the candidate's loss is 14.1 % lower than the active version's, 97.5 % confidence sequence 14.1 % lower to 2.8 % lower (17 nodes' votes), 340 labels since the wave began; limit 5.0 % higher. Advance: wave 2 begins, 100 %.");
+            assert_snapshot!(decision.words, @"Wave 1 of 2: 17 of 17 nodes are done, 0 failed (limit 5 %), slowest inferences 1.00 times as long on the median node (limit 1.5). Shadow: the candidate's loss is at least 14.1 % lower than the active version's, 97.5 % confidence sequence 14.1 % lower or more to 2.8 % lower (17 nodes' votes), 340 labels since the wave began; limit 5.0 % higher. Advance: wave 2 begins, 100 %.");
         } else if loss > 1.1 {
-            assert_snapshot!(decision.words, @"Wave 1 of 2: 17 of 17 nodes are done, 0 failed (limit 5 %), slowest inferences 1.00 times as long on the median node (limit 1.5). Shadow: the candidate's loss is 28.3 % higher than the active version's, 97.5 % confidence sequence 13.5 % higher to 28.3 % higher (17 nodes' votes), 340 labels since the wave began; limit 5.0 % higher. Abort: its loss is shown to be above the limit; nodes that have it go back.");
+            assert_snapshot!(decision.words, @"Wave 1 of 2: 17 of 17 nodes are done, 0 failed (limit 5 %), slowest inferences 1.00 times as long on the median node (limit 1.5). Shadow: the candidate's loss is at least 28.3 % higher than the active version's, 97.5 % confidence sequence 13.5 % higher to 28.3 % higher or more (17 nodes' votes), 340 labels since the wave began; limit 5.0 % higher. Abort: its loss is shown to be above the limit; nodes that have it go back.");
         }
     }
 }

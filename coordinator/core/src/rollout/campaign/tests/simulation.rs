@@ -328,3 +328,9 @@ fn histories_reach_all_there_is() {
         assert!(ends.contains(word), "{word} is not among {ends:?}");
     }
 }
+
+#[test]
+#[ignore = "some minutes: many more of the same"]
+fn many_histories() {
+    (0..4000).for_each(history);
+}
