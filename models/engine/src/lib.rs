@@ -40,3 +40,4 @@ pub use engine::{Engine, Session};
 pub use error::{OpenError, RunError, RunFailure, Unfit};
 pub use golden::{GoldenError, GoldenReport};
 pub use limits::Limits;
+pub use scan::decoded_bytes;

@@ -1,0 +1,24 @@
+//! A graph of ONNX, read once: which steps, on which shapes, with which weights.
+//!
+//! [`read`] goes through the nodes in their order and works out the shape of each value for one sample, which axis of it
+//! counts samples, and everything that depends on shapes alone. What is left is a list of steps that runs for any
+//! number of samples, although the file says batch 1. Whatever is not supported joins one list, before any work.
+
+mod attributes;
+mod dense;
+pub(crate) mod half;
+mod known;
+mod layout;
+mod op;
+mod reader;
+mod recurrent;
+mod shape;
+mod spatial;
+pub(crate) mod tensor;
+
+pub(crate) use op::{
+    Binary, Cell, Direction, Op, Pool, Recurrent, Reduce, Source, Step, Unary, Window,
+};
+pub(crate) use reader::{Graph, OPERATORS, read};
+pub(crate) use shape::Shape;
+pub(crate) use tensor::Numbers;

@@ -1,0 +1,5 @@
+//! New models.
+
+mod builder;
+
+pub(crate) use builder::{Attribute, Builder};
