@@ -16,9 +16,7 @@ mod shape;
 mod spatial;
 pub(crate) mod tensor;
 
-pub(crate) use op::{
-    Binary, Cell, Direction, Op, Pool, Recurrent, Reduce, Source, Step, Unary, Window,
-};
+pub(crate) use op::{Binary, Cell, Op, Pool, Recurrent, Reduce, Source, Step, Unary, Window};
 pub(crate) use reader::{Graph, OPERATORS, read};
 pub(crate) use shape::Shape;
 pub(crate) use tensor::Numbers;

@@ -339,3 +339,6 @@ fn clip(x: &Tensor, low: f64, high: f64) -> Result<Tensor> {
         Ok(raised)
     }
 }
+
+#[cfg(test)]
+mod tests;

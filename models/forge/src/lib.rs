@@ -1,13 +1,25 @@
 //! Trains and compresses ONNX models: ONNX in, ONNX out.
 
+mod data;
 mod error;
+mod files;
 mod graph;
 mod interpret;
 mod kernel;
 mod make;
 mod network;
 mod random;
+mod scaling;
 mod stack;
+mod train;
 
+pub use data::{CLASSES_MAX, DATA_BYTES_MAX, DataError, DataSet, Split, Targets};
 pub use error::{OpenError, RunError, Unsupported};
+pub use files::{FileError, write_whole};
 pub use network::{Head, Network, Parameter, Side, UnknownParameter};
+pub use scaling::{Scale, normalise_features, normalise_targets};
+pub use train::{
+    BATCH_MAX, Checkpoint, ClassWeights, Distillation, EPOCHS_MAX, Ended, Epoch, Loss, Optimizer,
+    Outcome, Progress, Quality, Recipe, Schedule, TrainError, curve_csv, curve_svg, evaluate,
+    train,
+};

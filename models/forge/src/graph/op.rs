@@ -155,14 +155,13 @@ pub(crate) enum Cell {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
     Forward,
-    Reverse,
     Both,
 }
 
 impl Direction {
     pub(crate) const fn count(self) -> usize {
         match self {
-            Self::Forward | Self::Reverse => 1,
+            Self::Forward => 1,
             Self::Both => 2,
         }
     }

@@ -104,6 +104,30 @@ pub(crate) struct Weight {
     pub(crate) numbers: Vec<f32>,
 }
 
+impl Graph {
+    /// Numbers that one sample takes in all values together, the windows of convolutions laid out.
+    pub(crate) fn sample_elements(&self) -> usize {
+        let values: usize = self.registers.iter().map(Shape::elements).sum();
+        let windows = self
+            .steps
+            .iter()
+            .map(|step| match (&step.op, step.inputs.first()) {
+                (Op::Conv { window, .. }, Some(Some(Source::Register(at)))) => {
+                    let rows: usize = self.registers[*at].dims.iter().take(2).product();
+                    let kernel: usize = window.kernel.iter().product();
+                    window
+                        .output
+                        .iter()
+                        .product::<usize>()
+                        .saturating_mul(rows)
+                        .saturating_mul(kernel)
+                }
+                _ => 0,
+            });
+        windows.fold(values, usize::saturating_add)
+    }
+}
+
 /// What a name stands for.
 #[derive(Clone, Debug)]
 pub(super) enum Value {

@@ -91,7 +91,8 @@ fn recurrent(node: &pb::NodeProto, gru: bool) -> Result<Recurrent, String> {
     let attributes = Attributes::of(node, &known)?;
     let direction = match attributes.text("direction", "forward").as_str() {
         "forward" => Direction::Forward,
-        "reverse" => Direction::Reverse,
+        // Tract 0.23.9 runs such a sequence forward, without a word: a node would compute something else.
+        "reverse" => return Err("a sequence in reverse alone is not what nodes compute".to_owned()),
         "bidirectional" => Direction::Both,
         other => return Err(format!("its direction '{other}' is unknown")),
     };

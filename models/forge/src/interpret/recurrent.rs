@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::{Run, sigmoid};
-use crate::graph::{Cell, Direction, Recurrent, Step};
+use crate::graph::{Cell, Recurrent, Step};
 
 /// The operands of one direction.
 struct Weights {
@@ -24,7 +24,7 @@ impl Run<'_> {
         let (mut all, mut hidden, mut cells) = (Vec::new(), Vec::new(), Vec::new());
         for direction in 0..recurrent.direction.count() {
             let weights = self.weights_of(step, &recurrent, direction)?;
-            let backward = direction == 1 || recurrent.direction == Direction::Reverse;
+            let backward = direction == 1;
             let mut states: Vec<Tensor> = Vec::with_capacity(steps);
             let (mut h, mut c) = (weights.hidden.clone(), weights.cell.clone());
             for at in 0..steps {

@@ -37,6 +37,11 @@ impl Builder {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) const fn set_opset(&mut self, opset: i64) {
+        self.opset = opset;
+    }
+
     pub(crate) fn input(mut self, name: &str, shape: &[usize]) -> Self {
         self.graph.input.push(value(name, shape));
         self
