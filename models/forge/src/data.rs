@@ -280,7 +280,9 @@ impl DataSet {
 
     pub(crate) fn scale_targets(&mut self, change: impl Fn(f32) -> f32) {
         if let Targets::Values { values, .. } = &mut self.targets {
-            values.iter_mut().for_each(|value| *value = change(*value));
+            for value in values {
+                *value = change(*value);
+            }
         }
     }
 }

@@ -17,6 +17,5 @@ mod spatial;
 pub(crate) mod tensor;
 
 pub(crate) use op::{Binary, Cell, Op, Pool, Recurrent, Reduce, Source, Step, Unary, Window};
-pub(crate) use reader::{Graph, OPERATORS, read};
-pub(crate) use shape::Shape;
+pub(crate) use reader::{Graph, read};
 pub(crate) use tensor::Numbers;

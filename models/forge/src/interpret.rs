@@ -125,9 +125,9 @@ impl Run<'_> {
             Op::Unary(op) => unary(x, *op)?,
             Op::Power(exponent) => {
                 // The general gradient multiplies by a power of the base, which has none where that is negative.
-                if *exponent == 2.0 {
+                if same(*exponent, 2.0) {
                     x.sqr()?
-                } else if *exponent == 0.5 {
+                } else if same(*exponent, 0.5) {
                     x.sqrt()?
                 } else {
                     x.powf(*exponent)?
@@ -185,12 +185,12 @@ impl Run<'_> {
         let a = turn(self.operand(step, 0)?, transposed.0)?;
         let b = turn(self.operand(step, 1)?, transposed.1)?;
         let mut product = a.matmul(&b)?;
-        if alpha != 1.0 {
+        if !same(alpha, 1.0) {
             product = (product * alpha)?;
         }
         match self.optional(step, 2)? {
             None => Ok(product),
-            Some(c) if beta == 1.0 => product.broadcast_add(c),
+            Some(c) if same(beta, 1.0) => product.broadcast_add(c),
             Some(c) => product.broadcast_add(&(c * beta)?),
         }
     }
@@ -254,6 +254,11 @@ fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         *last = b.dim(1)?;
     }
     product.reshape(dims)
+}
+
+/// Whether an attribute is that number exactly, for which there is a shorter way.
+fn same(attribute: f64, number: f64) -> bool {
+    attribute.to_bits() == number.to_bits()
 }
 
 /// Keeps the axes, with length 1.

@@ -16,6 +16,9 @@ mod train;
 pub use data::{CLASSES_MAX, DATA_BYTES_MAX, DataError, DataSet, Split, Targets};
 pub use error::{OpenError, RunError, Unsupported};
 pub use files::{FileError, write_whole};
+pub use make::{
+    Architecture, Draft, Initial, LAYERS_MAX, Last, MakeError, Tensor, WIDTH_MAX, make,
+};
 pub use network::{Head, Network, Parameter, Side, UnknownParameter};
 pub use scaling::{Scale, normalise_features, normalise_targets};
 pub use train::{

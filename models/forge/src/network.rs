@@ -297,7 +297,7 @@ impl Network {
     fn check_independence(&self) -> Result<(), OpenError> {
         let width = self.input.elements();
         let mut random = crate::random::Random::new(1);
-        let features: Vec<f32> = (0..3 * width).map(|_| random.normal() as f32).collect();
+        let features: Vec<f32> = (0..3 * width).map(|_| random.normal_f32()).collect();
         let run = |error: RunError| OpenError::Run {
             reason: error.to_string(),
         };
@@ -332,10 +332,12 @@ fn head(graph: &Graph) -> (Head, usize) {
         return plain;
     }
     let rank = graph.registers[graph.result].rank();
-    match step.op {
-        Op::Softmax { axis, log: false } if axis + 1 == rank => (Head::Softmax, at),
-        Op::Unary(Unary::Sigmoid) => (Head::Sigmoid, at),
-        _ => plain,
+    if matches!(step.op, Op::Softmax { axis, log: false } if axis + 1 == rank) {
+        (Head::Softmax, at)
+    } else if step.op == Op::Unary(Unary::Sigmoid) {
+        (Head::Sigmoid, at)
+    } else {
+        plain
     }
 }
 

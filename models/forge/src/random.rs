@@ -52,6 +52,12 @@ impl Random {
         radius * angle.cos()
     }
 
+    /// As [`Random::normal`], in f32.
+    #[expect(clippy::cast_possible_truncation, reason = "rounded, as wanted")]
+    pub(crate) fn normal_f32(&mut self) -> f32 {
+        self.normal() as f32
+    }
+
     /// Shuffles in place (Fisher and Yates).
     pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for at in (1..items.len()).rev() {

@@ -501,9 +501,9 @@ fn fingerprint(network: &Network, split: &Split, recipe: &Recipe) -> [u8; 32] {
     hash.update(format!("{recipe:?}"));
     let floats = |hash: &mut Sha256, numbers: &[f32]| {
         hash.update((numbers.len() as u64).to_le_bytes());
-        numbers
-            .iter()
-            .for_each(|number| hash.update(number.to_le_bytes()));
+        for number in numbers {
+            hash.update(number.to_le_bytes());
+        }
     };
     for data in [&split.train, &split.valid] {
         floats(&mut hash, data.features());

@@ -19,8 +19,9 @@ impl Reader {
         );
         let (a, left) = self.operand(node, 0)?;
         let (b, right) = self.operand(node, 1)?;
-        let ([m, k], [inner, n]) = (matrix(&left, transposed.0)?, matrix(&right, transposed.1)?);
-        if k != inner {
+        let ([rows, inner], [depth, columns]) =
+            (matrix(&left, transposed.0)?, matrix(&right, transposed.1)?);
+        if inner != depth {
             return Err(format!(
                 "{:?} times {:?} does not fit",
                 left.dims, right.dims
@@ -32,7 +33,7 @@ impl Reader {
             );
         }
         left.batch_first()?;
-        let shape = left.with(vec![m, n]);
+        let shape = left.with(vec![rows, columns]);
         let mut inputs = vec![a, b];
         if let Some((c, bias)) = self.optional(node, 2)? {
             if shape.broadcast(&bias)? != shape {

@@ -281,7 +281,7 @@ impl Reader {
         }
         let mut dims = shape.dims.clone();
         let mut sides = Vec::new();
-        for axis in 0..rank {
+        for (axis, dim) in dims.iter_mut().enumerate() {
             let side = |at: usize| {
                 usize::try_from(pads[at])
                     .ok()
@@ -291,7 +291,7 @@ impl Reader {
             let (before, behind) = (side(axis)?, side(axis + rank)?);
             if before + behind > 0 {
                 shape.not_the_batch(axis)?;
-                dims[axis] += before + behind;
+                *dim += before + behind;
                 sides.push((axis, before, behind));
             }
         }
@@ -371,7 +371,7 @@ pub(super) fn resolved(
             .try_fold(1_usize, |all, &dim| all.checked_mul(dim));
         let known = known.ok_or_else(|| format!("shape {wanted:?} is too large"))?;
         let all: usize = have.iter().product();
-        if known == 0 || all % known != 0 {
+        if known == 0 || !all.is_multiple_of(known) {
             return Err(format!("{have:?} does not reshape to {wanted:?}"));
         }
         dims[at] = all / known;

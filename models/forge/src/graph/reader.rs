@@ -276,10 +276,12 @@ impl Reader {
                     });
                     Value::Weight(self.weights.len() - 1)
                 }
-                numbers => Value::Constant(Constant {
-                    shape: value.shape,
-                    numbers,
-                }),
+                numbers @ (Numbers::F32(_) | Numbers::I64(_) | Numbers::Quantised(_)) => {
+                    Value::Constant(Constant {
+                        shape: value.shape,
+                        numbers,
+                    })
+                }
             };
             self.values.insert(name.clone(), value);
         }
@@ -587,8 +589,7 @@ fn constant_names(graph: &pb::GraphProto) -> HashSet<&str> {
             "BatchNormalization" => &[3, 4],
             "Clip" => &[1, 2],
             "Pow" => &[1],
-            "Pad" | "Expand" => &[0, 1, 2],
-            "DequantizeLinear" | "Cast" => &[0, 1, 2],
+            "Pad" | "Expand" | "DequantizeLinear" | "Cast" => &[0, 1, 2],
             "LSTM" | "GRU" => &[5, 6, 7],
             _ => &[],
         };

@@ -25,6 +25,12 @@ impl Reader {
                 shape.dims
             ));
         }
+        // Tract 0.23.9 fails with "xw not contiguous" there.
+        if gru && width == 1 {
+            return Err(
+                "a GRU over a single field is not what nodes can run; repeat the field".to_owned(),
+            );
+        }
         let gates = if gru { 3 } else { 4 };
         let wanted = [
             (1, vec![directions, gates * hidden, width]),

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use prost::Message as _;
-use tract_onnx::prelude::{Framework as _, InferenceModelExt as _, IntoRunnable as _, tvec};
+use tract_onnx::prelude::{Framework as _, InferenceModelExt, IntoRunnable, tvec};
 
 use crate::make::Attribute::{Float, Int, Ints, Text};
 use crate::make::{Attribute, Builder};
@@ -36,7 +36,7 @@ impl Case {
     /// A weight of normal numbers.
     fn weight(mut self, name: &str, shape: &[usize]) -> Self {
         let numbers: Vec<f32> = (0..shape.iter().product())
-            .map(|_| self.random.normal() as f32 * 0.5)
+            .map(|_| self.random.normal_f32() * 0.5)
             .collect();
         self.builder.floats(name, shape, &numbers);
         self
@@ -45,7 +45,7 @@ impl Case {
     /// A weight of numbers from 0.5 to 1.5: a variance, a divisor.
     fn positive(mut self, name: &str, shape: &[usize]) -> Self {
         let numbers: Vec<f32> = (0..shape.iter().product())
-            .map(|_| self.random.unit() as f32 + 0.5)
+            .map(|_| 0.5 + self.random.normal_f32().abs().min(1.0))
             .collect();
         self.builder.floats(name, shape, &numbers);
         self
@@ -93,12 +93,12 @@ impl Case {
 fn agrees_with_tract(file: &[u8], network: &Network) {
     let plan = tract_onnx::onnx()
         .model_for_read(&mut &*file)
-        .and_then(|model| model.into_optimized())
-        .and_then(|model| model.into_runnable())
+        .and_then(InferenceModelExt::into_optimized)
+        .and_then(IntoRunnable::into_runnable)
         .expect("a model that tract runs");
     let mut random = Random::new(5);
     let width = network.input().elements();
-    let samples: Vec<f32> = (0..3 * width).map(|_| random.normal() as f32).collect();
+    let samples: Vec<f32> = (0..3 * width).map(|_| random.normal_f32()).collect();
     let ours = network.predict(&samples).expect("outputs");
     let outputs = network.output().elements();
     for (sample, ours) in samples.chunks(width).zip(ours.chunks(outputs)) {
@@ -669,6 +669,23 @@ fn parts_are_picked_joined_and_padded() {
         .node("Mul", &["x", "w"], "made", &[])
         .node("Identity", &["made"], "same", &[])
         .node("Transpose", &["same"], "y", &[("perm", Ints(&[0, 2, 1]))])
+        .holds();
+}
+
+#[test]
+fn lstm_over_a_single_field() {
+    Case::new(&[1, 5, 1], &[1, 4])
+        .weight("w", &[1, 16, 1])
+        .weight("r", &[1, 16, 4])
+        .ints("zero", &[0])
+        .node("Transpose", &["x"], "steps", &[("perm", Ints(&[1, 0, 2]))])
+        .nodes(
+            "LSTM",
+            &["steps", "w", "r"],
+            &["", "last"],
+            &[("hidden_size", Int(4))],
+        )
+        .node("Squeeze", &["last", "zero"], "y", &[])
         .holds();
 }
 

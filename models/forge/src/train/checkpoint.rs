@@ -1,7 +1,7 @@
 //! A training's state in a file, so that a killed training goes on to the same bytes.
 //!
 //! ```text
-//! "LPFORGE1" | fingerprint 32 | epoch u64 | step u64 | best epoch u64 | rows u64, then 7 f64 each
+//! "LPFORGE1" | fingerprint 32 | epoch u64 | step u64 | best epoch u64 | rows u64, then a byte and 6 f64 each
 //!            | slots u64, then for each: values, first, second, best values, as u64 length and f32 each | sha-256 32
 //! ```
 //! All numbers are little-endian. The fingerprint covers model, samples and recipe: a checkpoint of another training is
@@ -17,8 +17,9 @@ use crate::files::{self, FileError};
 
 const MAGIC: &[u8; 8] = b"LPFORGE1";
 const DIGEST: usize = 32;
-/// Numbers of an epoch's row: rate, training loss, loss, accuracy, both errors, and which of them there are.
-const ROW: usize = 7;
+/// Numbers of an epoch's row, behind a byte that says which of the last three there are: rate, training loss, held-out
+/// loss, accuracy, both errors.
+const ROW: usize = 6;
 
 /// What a training is at the end of an epoch.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,7 +53,9 @@ pub(crate) fn write(
         bytes.extend_from_slice(&number.to_le_bytes());
     }
     for epoch in &state.history {
-        for number in row(epoch) {
+        let (there, row) = row(epoch);
+        bytes.push(there);
+        for number in row {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
     }
@@ -80,7 +83,7 @@ pub(crate) fn read(
         .iter()
         .map(|slot| 3 * slot.values.len() + slot.second.len() + 4)
         .sum();
-    let limit = (MAGIC.len() + 2 * DIGEST + 8 * (5 + ROW * epochs) + 8 * numbers) as u64;
+    let limit = (MAGIC.len() + 2 * DIGEST + 8 * 5 + (8 * ROW + 1) * epochs + 8 * numbers) as u64;
     let Some(bytes) = files::read_bounded(path, limit)? else {
         return Ok(None);
     };
@@ -109,24 +112,24 @@ pub(crate) fn read(
         .ok_or_else(|| damaged("its content is not that of a training"))
 }
 
-fn row(epoch: &Epoch) -> [f64; ROW] {
+fn row(epoch: &Epoch) -> (u8, [f64; ROW]) {
     let quality = &epoch.valid;
     let options = [quality.accuracy, quality.mae, quality.rmse];
-    let there = options
-        .iter()
-        .enumerate()
-        .filter(|(_, number)| number.is_some());
-    let there: u32 = there.map(|(at, _)| 1 << at).sum();
+    let there = options.iter().enumerate().fold(0, |there, (at, number)| {
+        there | u8::from(number.is_some()) << at
+    });
     let [accuracy, mae, rmse] = options.map(Option::unwrap_or_default);
-    [
-        epoch.rate,
-        epoch.train_loss,
-        quality.loss,
-        accuracy,
-        mae,
-        rmse,
-        f64::from(there),
-    ]
+    (
+        there,
+        [
+            epoch.rate,
+            epoch.train_loss,
+            quality.loss,
+            accuracy,
+            mae,
+            rmse,
+        ],
+    )
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -161,19 +164,21 @@ impl Reader<'_> {
         let mut history = Vec::new();
         for at in 0..rows {
             let mut row = [0.0; ROW];
+            let there = self.take::<1>()?[0];
             for number in &mut row {
                 *number = f64::from_le_bytes(self.take()?);
             }
-            let there = |at: usize| (row[6] as u32 >> at & 1 == 1).then_some(row[3 + at]);
+            let [rate, train_loss, loss, accuracy, mae, rmse] = row;
+            let there = |number: f64, at: u8| (there >> at & 1 == 1).then_some(number);
             history.push(Epoch {
                 epoch: at + 1,
-                rate: row[0],
-                train_loss: row[1],
+                rate,
+                train_loss,
                 valid: Quality {
-                    loss: row[2],
-                    accuracy: there(0),
-                    mae: there(1),
-                    rmse: there(2),
+                    loss,
+                    accuracy: there(accuracy, 0),
+                    mae: there(mae, 1),
+                    rmse: there(rmse, 2),
                 },
             });
         }

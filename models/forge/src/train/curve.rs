@@ -1,7 +1,5 @@
 //! The course of a training as a table and as a picture.
 
-use std::fmt::Write as _;
-
 use super::Outcome;
 
 const WIDTH: f64 = 720.0;
@@ -45,104 +43,98 @@ pub fn curve_svg(outcome: &Outcome, title: &str) -> String {
         .iter()
         .map(|epoch| epoch.valid.loss)
         .collect();
-    let positive = || {
-        train
-            .iter()
-            .chain(&valid)
-            .copied()
-            .filter(|&loss| loss > 0.0)
-    };
-    let low = positive().fold(f64::INFINITY, f64::min).min(1e9).max(1e-12);
-    let high = positive().fold(low, f64::max).max(low * 1.01);
-    let epochs = outcome.epochs.len().max(2);
-    let x = |epoch: usize| LEFT + (WIDTH - LEFT - 20.0) * (epoch - 1) as f64 / (epochs - 1) as f64;
-    let y = |loss: f64| {
-        TOP + (HEIGHT - TOP - 50.0) * (high.ln() - loss.max(low).ln()) / (high.ln() - low.ln())
-    };
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>\n\
-         <text x=\"{LEFT}\" y=\"22\" font-size=\"15\">{}</text>\n",
-        escape(title)
-    );
-    for at in 0..=4 {
-        let loss = low * (high / low).powf(f64::from(at) / 4.0);
-        let line = y(loss);
-        push(
-            &mut svg,
-            format_args!(
-                "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{line:.1}\" y2=\"{line:.1}\" stroke=\"#ddd\"/>",
-                WIDTH - 20.0
-            ),
-        );
-        push(
-            &mut svg,
-            format_args!(
-                "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{loss:.3e}</text>",
-                LEFT - 6.0,
-                line + 4.0
-            ),
-        );
-    }
-    for epoch in [1, epochs.div_ceil(2), epochs] {
-        push(
-            &mut svg,
-            format_args!(
-                "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{epoch}</text>",
-                x(epoch),
-                HEIGHT - 30.0
-            ),
-        );
-    }
-    push(
-        &mut svg,
-        format_args!(
-            "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">epoch</text>",
-            WIDTH / 2.0,
-            HEIGHT - 10.0
+    let axes = Axes::of(&train, &valid);
+    let mut lines = vec![
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">"
         ),
-    );
-    for (losses, colour, name, at) in [
-        (&train, "#1f77b4", "training loss", 0.0),
-        (&valid, "#d62728", "held-out loss", 1.0),
-    ] {
-        let every = losses.len().div_ceil(POINTS_MAX).max(1);
-        let points = losses
-            .iter()
-            .enumerate()
-            .step_by(every)
-            .map(|(at, &loss)| format!("{:.1},{:.1}", x(at + 1), y(loss)));
-        let points = points.collect::<Vec<_>>().join(" ");
-        push(
-            &mut svg,
-            format_args!(
-                "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\" points=\"{points}\"/>"
-            ),
-        );
-        let label = WIDTH - 260.0 + 130.0 * at;
-        push(
-            &mut svg,
-            format_args!("<text x=\"{label}\" y=\"22\" fill=\"{colour}\">{name}</text>"),
-        );
-    }
+        format!("<rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>"),
+        format!(
+            "<text x=\"{LEFT}\" y=\"22\" font-size=\"15\">{}</text>",
+            escape(title)
+        ),
+    ];
+    lines.extend(axes.grid());
+    lines.push(axes.line(&train, "#1f77b4", "training loss", WIDTH - 260.0));
+    lines.push(axes.line(&valid, "#d62728", "held-out loss", WIDTH - 130.0));
     if let Some(best) = outcome.epochs.get(outcome.best_epoch.saturating_sub(1)) {
-        let (at, loss) = (x(best.epoch), best.valid.loss);
-        push(
-            &mut svg,
-            format_args!(
-                "<circle cx=\"{at:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"#d62728\"><title>best: epoch {}, {loss}</title></circle>",
-                y(loss),
-                best.epoch
-            ),
-        );
+        let (x, y) = (axes.x(best.epoch), axes.y(best.valid.loss));
+        let title = format!("best: epoch {}, {}", best.epoch, best.valid.loss);
+        lines.push(format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"#d62728\"><title>{title}</title></circle>"));
     }
-    svg.push_str("</svg>\n");
-    svg
+    lines.push("</svg>\n".to_owned());
+    lines.join("\n")
 }
 
-fn push(svg: &mut String, line: std::fmt::Arguments<'_>) {
-    // Writing to a string does not fail.
-    drop(writeln!(svg, "{line}"));
+/// Where epochs and losses are on the picture.
+struct Axes {
+    epochs: usize,
+    low: f64,
+    high: f64,
+}
+
+impl Axes {
+    fn of(train: &[f64], valid: &[f64]) -> Self {
+        let positive = || {
+            train
+                .iter()
+                .chain(valid)
+                .copied()
+                .filter(|&loss| loss > 0.0)
+        };
+        let low = positive().fold(f64::INFINITY, f64::min).clamp(1e-12, 1e9);
+        Self {
+            epochs: train.len().max(2),
+            low,
+            high: positive().fold(low, f64::max).max(low * 1.01),
+        }
+    }
+
+    fn x(&self, epoch: usize) -> f64 {
+        LEFT + (WIDTH - LEFT - 20.0) * (epoch - 1) as f64 / (self.epochs - 1) as f64
+    }
+
+    fn y(&self, loss: f64) -> f64 {
+        let depth = (self.high.ln() - loss.max(self.low).ln()) / (self.high.ln() - self.low.ln());
+        TOP + (HEIGHT - TOP - 50.0) * depth
+    }
+
+    fn grid(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for at in 0..=4 {
+            let loss = self.low * (self.high / self.low).powf(f64::from(at) / 4.0);
+            let (y, end, before) = (self.y(loss), WIDTH - 20.0, LEFT - 6.0);
+            lines.push(format!(
+                "<line x1=\"{LEFT}\" x2=\"{end}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/>"
+            ));
+            lines.push(format!(
+                "<text x=\"{before}\" y=\"{:.1}\" text-anchor=\"end\">{loss:.3e}</text>",
+                y + 4.0
+            ));
+        }
+        for epoch in [1, self.epochs.div_ceil(2), self.epochs] {
+            let (x, y) = (self.x(epoch), HEIGHT - 30.0);
+            lines.push(format!(
+                "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\">{epoch}</text>"
+            ));
+        }
+        let (x, y) = (WIDTH / 2.0, HEIGHT - 10.0);
+        lines.push(format!(
+            "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">epoch</text>"
+        ));
+        lines
+    }
+
+    fn line(&self, losses: &[f64], colour: &str, name: &str, label: f64) -> String {
+        let every = losses.len().div_ceil(POINTS_MAX).max(1);
+        let points = losses.iter().enumerate().step_by(every);
+        let points = points.map(|(at, &loss)| format!("{:.1},{:.1}", self.x(at + 1), self.y(loss)));
+        let points = points.collect::<Vec<_>>().join(" ");
+        format!(
+            "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\" points=\"{points}\"/>\n\
+             <text x=\"{label}\" y=\"22\" fill=\"{colour}\">{name}</text>"
+        )
+    }
 }
 
 fn escape(text: &str) -> String {

@@ -240,7 +240,9 @@ fn class_weights(
         }),
         ClassWeights::Balanced => {
             let mut found = vec![0_usize; *count];
-            classes.iter().for_each(|&class| found[class as usize] += 1);
+            for &class in classes {
+                found[class as usize] += 1;
+            }
             let weight = |&of_class: &usize| match of_class {
                 0 => 0.0,
                 _ => (classes.len() as f64 / (*count as f64 * of_class as f64)) as f32,

@@ -238,7 +238,7 @@ impl Recipe {
         let memory = |name: &str, value: f64| within(name, value, 0.0, 0.999_999_9);
         match self.optimizer {
             Optimizer::Sgd { momentum, l2, .. } => {
-                faults.extend([memory("momentum", momentum), unit("l2", l2)])
+                faults.extend([memory("momentum", momentum), unit("l2", l2)]);
             }
             Optimizer::Adam {
                 beta1,
