@@ -10,6 +10,7 @@ pub(crate) mod half;
 mod known;
 mod layout;
 mod op;
+mod patch;
 mod reader;
 mod recurrent;
 mod shape;
@@ -17,5 +18,6 @@ mod spatial;
 pub(crate) mod tensor;
 
 pub(crate) use op::{Binary, Cell, Op, Pool, Recurrent, Reduce, Source, Step, Unary, Window};
+pub(crate) use patch::patch;
 pub(crate) use reader::{Graph, read};
 pub(crate) use tensor::Numbers;

@@ -62,6 +62,8 @@ pub enum Head {
 /// An ONNX model, opened for training and compression.
 #[derive(Clone, Debug)]
 pub struct Network {
+    /// As it was opened.
+    file: Vec<u8>,
     proto: pb::ModelProto,
     graph: Graph,
     parameters: Vec<Parameter>,
@@ -98,11 +100,15 @@ impl Network {
             });
         }
         let proto = pb::ModelProto::decode(file).map_err(|error| not_onnx(error.to_string()))?;
-        Self::of(proto)
+        Self::read(file.to_vec(), proto)
     }
 
-    /// Opens a decoded model.
+    /// Opens a model that has been put together here.
     pub(crate) fn of(proto: pb::ModelProto) -> Result<Self, OpenError> {
+        Self::read(proto.encode_to_vec(), proto)
+    }
+
+    fn read(file: Vec<u8>, proto: pb::ModelProto) -> Result<Self, OpenError> {
         let mut graph = graph::read(&proto)?;
         let parameters = graph.weights.iter_mut().map(|weight| Parameter {
             name: weight.name.clone(),
@@ -123,6 +129,7 @@ impl Network {
         let (input, output) = (side(&graph.input, 0), side(&graph.output, graph.result));
         let head = head(&graph);
         let network = Self {
+            file,
             proto,
             graph,
             parameters,
@@ -203,11 +210,25 @@ impl Network {
             .sum()
     }
 
-    /// The file with the weights as they are now; names, structure, operator set and all else as they were.
+    /// The file with the weights as they are now, and no other byte changed.
     pub fn to_onnx(&self) -> Vec<u8> {
-        self.to_proto().encode_to_vec()
+        let mut file = self.file.clone();
+        let written = graph::patch(&mut file, |name| {
+            let found = self
+                .parameters
+                .iter()
+                .find(|parameter| parameter.name == name);
+            found.map(|parameter| parameter.values.as_slice())
+        });
+        // A file of an unusual form, such as one with a number in several pieces, is encoded again.
+        if written == Some(self.parameters.len()) {
+            file
+        } else {
+            self.to_proto().encode_to_vec()
+        }
     }
 
+    /// The structure with the weights as they are now.
     pub(crate) fn to_proto(&self) -> pb::ModelProto {
         let mut proto = self.proto.clone();
         if let Some(graph) = &mut proto.graph {
