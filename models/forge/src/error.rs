@@ -59,11 +59,6 @@ pub enum OpenError {
         /// Which and why.
         list: Vec<Unsupported>,
     },
-    /// Nothing in it can be trained.
-    #[error(
-        "model has no weights: no initialiser of 32-bit floats is used (quantised and half-precision ones stay as they are; train before compressing)"
-    )]
-    NoWeights,
     /// It gives something else for a sample in company than for the same sample alone.
     #[error("samples are not independent: output {found} of a batch is {wanted} alone")]
     Dependent {

@@ -20,4 +20,5 @@ pub(crate) mod tensor;
 pub(crate) use op::{Binary, Cell, Op, Pool, Recurrent, Reduce, Source, Step, Unary, Window};
 pub(crate) use patch::patch;
 pub(crate) use reader::{Graph, read};
-pub(crate) use tensor::Numbers;
+pub(crate) use shape::Batch;
+pub(crate) use tensor::{Constant, Numbers};

@@ -1,5 +1,7 @@
 //! Trains and compresses ONNX models: ONNX in, ONNX out.
 
+mod chart;
+mod compress;
 mod data;
 mod error;
 mod files;
@@ -13,6 +15,11 @@ mod scaling;
 mod stack;
 mod train;
 
+pub use compress::{
+    Adapted, CompressError, Format, Layer, Measure, MeasureError, Prunable, Quantised, ScanPoint,
+    Terms, adapt, cut_channels, formats, measure, prunable, prune, quantise, scan, scan_csv,
+    scan_svg, sparsity_by_scan, table,
+};
 pub use data::{CLASSES_MAX, DATA_BYTES_MAX, DataError, DataSet, Split, Targets};
 pub use error::{OpenError, RunError, Unsupported};
 pub use files::{FileError, write_whole};

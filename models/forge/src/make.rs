@@ -10,7 +10,7 @@ mod builder;
 
 #[cfg(test)]
 pub(crate) use builder::Attribute;
-pub(crate) use builder::Builder;
+pub(crate) use builder::{Builder, attribute_int};
 
 use builder::Attribute as Value;
 

@@ -171,11 +171,6 @@ impl Network {
         &self.graph
     }
 
-    /// The file's structure; its weights are those that were opened.
-    pub(crate) const fn proto(&self) -> &pb::ModelProto {
-        &self.proto
-    }
-
     /// Keeps training from changing some parameters; all others are trained.
     ///
     /// # Errors

@@ -24,7 +24,6 @@ use objective::Objective;
 use step::Slot;
 
 pub use curve::{curve_csv, curve_svg};
-pub(crate) use objective::argmax;
 pub use recipe::{
     BATCH_MAX, ClassWeights, Distillation, EPOCHS_MAX, Loss, Optimizer, Recipe, Schedule,
 };
@@ -557,7 +556,9 @@ pub enum TrainError {
     #[error("the recipe distils, the samples carry no teacher's outputs")]
     NoTeacher,
     /// Nothing may change.
-    #[error("all parameters are frozen; there is nothing to train")]
+    #[error(
+        "all parameters are frozen, or there are none of 32-bit floats; there is nothing to train"
+    )]
     AllFrozen,
     /// A step would take too much memory.
     #[error(

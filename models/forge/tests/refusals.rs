@@ -1,5 +1,10 @@
 //! What is wrong gets a clear refusal, before any work, and leaves nothing behind.
 
+#![allow(
+    clippy::expect_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
 mod common;
 
 use std::fmt::Write as _;

@@ -1,5 +1,10 @@
 //! Models made from nothing learn, reproducibly, and leave as ONNX that others run.
 
+#![allow(
+    clippy::expect_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
 mod common;
 
 use std::ops::ControlFlow;

@@ -1,5 +1,10 @@
 //! A forecaster of the zoo, trained further on later readings, with the preprocessing that its manifest describes.
 
+#![allow(
+    clippy::expect_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
 mod common;
 
 use std::collections::BTreeMap;

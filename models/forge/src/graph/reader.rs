@@ -83,12 +83,15 @@ const NAME_CHARS_MAX: usize = 80;
 /// A graph that the interpreter runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Graph {
+    pub(crate) opset: i64,
     pub(crate) input: String,
     pub(crate) output: String,
     pub(crate) steps: Vec<Step>,
     /// Names of the initialisers that training changes, with their shapes, in the file's order.
     pub(crate) weights: Vec<Weight>,
     pub(crate) fixed: Vec<Constant>,
+    /// Their names, which are those of initialisers unless a node makes them.
+    pub(crate) fixed_names: Vec<String>,
     /// Shape of each register; register 0 is the input.
     pub(crate) registers: Vec<Shape>,
     /// The register that holds the output.
@@ -564,16 +567,19 @@ impl Reader {
                 reason: "its first axis does not count samples".to_owned(),
             });
         }
-        if self.weights.is_empty() {
-            return Err(OpenError::NoWeights);
-        }
         let last_reads = last_reads(&self.steps, result);
+        let mut fixed_names = vec![String::new(); self.fixed.len()];
+        for (name, at) in self.fixed_by_name {
+            fixed_names[at] = name;
+        }
         Ok(Graph {
+            opset: self.opset,
             input,
             output: output.to_owned(),
             steps: self.steps,
             weights: self.weights,
             fixed: self.fixed,
+            fixed_names,
             registers: self.registers,
             result,
             last_reads,

@@ -14,8 +14,10 @@ const IR_VERSION: i64 = 8;
 /// An attribute's value.
 pub(crate) enum Attribute<'a> {
     Int(i64),
-    Float(f32),
     Ints(&'a [i64]),
+    #[cfg(test)]
+    Float(f32),
+    #[cfg(test)]
     Text(&'a str),
 }
 
@@ -103,6 +105,10 @@ impl Builder {
     }
 }
 
+pub(crate) fn attribute_int(name: &str, number: i64) -> pb::AttributeProto {
+    attribute(name, &Attribute::Int(number))
+}
+
 fn attribute(name: &str, value: &Attribute<'_>) -> pb::AttributeProto {
     let mut made = pb::AttributeProto {
         name: name.to_owned(),
@@ -113,6 +119,7 @@ fn attribute(name: &str, value: &Attribute<'_>) -> pb::AttributeProto {
             made.i = *number;
             AttributeType::Int
         }
+        #[cfg(test)]
         Attribute::Float(number) => {
             made.f = *number;
             AttributeType::Float
@@ -121,6 +128,7 @@ fn attribute(name: &str, value: &Attribute<'_>) -> pb::AttributeProto {
             made.ints = numbers.to_vec();
             AttributeType::Ints
         }
+        #[cfg(test)]
         Attribute::Text(text) => {
             made.s = text.as_bytes().to_vec();
             AttributeType::String

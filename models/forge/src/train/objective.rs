@@ -207,7 +207,7 @@ impl Objective {
 }
 
 /// The first of the largest.
-pub(crate) fn argmax(scores: &[f32]) -> usize {
+fn argmax(scores: &[f32]) -> usize {
     (0..scores.len()).fold(
         0,
         |best, at| if scores[at] > scores[best] { at } else { best },
