@@ -58,6 +58,10 @@ bench-outbox *ARGS:
     cargo build --release -p lamppost-tests --features bench --bin bench-outbox --bin demo
     LAMPPOST_BENCH_DEMO="${CARGO_TARGET_DIR:-target}/release/demo" "${CARGO_TARGET_DIR:-target}/release/bench-outbox" {{ ARGS }}
 
+# The forge beside scikit-learn on the same digits, and what compression does to a model.
+bench-forge:
+    tests/benches/run-forge
+
 # Power cuts: within a writer's system calls, and on ext4 below a loop device (root, xfsprogs); `just powercut 20`.
 powercut IMAGES="60":
     cargo build -p lamppost-tests --bin powercut
