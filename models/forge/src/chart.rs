@@ -48,8 +48,7 @@ impl Chart<'_> {
             let places = seen.map(|&(x, y)| format!("{:.1},{:.1}", axes.x(x), axes.y(y)));
             let path = places.collect::<Vec<_>>().join(" ");
             lines.push(format!(
-                "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\" points=\"{}\"/>",
-                path
+                "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\" points=\"{path}\"/>"
             ));
             let (x, y) = (WIDTH - RIGHT + 12.0, TOP + 10.0 + 16.0 * at as f64);
             lines.push(format!(

@@ -6,7 +6,7 @@
 //!   after it keeps them 0. That makes a file that compresses well, and nothing faster.
 //! - [`cut_channels`] takes whole filters and neurons away: the model is smaller and faster.
 //! - A [`crate::Distillation`] in a recipe trains a small model on what a large one says.
-//! - [`measure`] runs candidates in turns in the engine that nodes have, [`Terms`] say what they must keep to.
+//! - [`measure`](measure()) runs candidates in turns in the engine that nodes have, [`Terms`] say what they must keep to.
 
 mod channels;
 mod measure;

@@ -1,7 +1,7 @@
 //! Windows over height and width, with gradients for any kernel, stride, padding and dilation.
 //!
 //! Candle's own convolutions are slow on a CPU, and its pools know gradients where kernel and stride are equal alone. Here
-//! a convolution is one matrix product of all samples' windows: [`unfold`] lays them out, and its gradient folds back.
+//! a convolution is one matrix product of all samples' windows: [`unfold()`] lays them out, and its gradient folds back.
 
 mod pool;
 mod unfold;

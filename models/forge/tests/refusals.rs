@@ -415,6 +415,10 @@ fn recipes_out_of_range() {
     for (recipe, wanted) in bad {
         tells(&refused(&mut mlp(&[8]), &split, &recipe, None), wanted);
     }
+}
+
+#[test]
+fn trainings_that_cannot_go_well() {
     // A straight line at too high a rate: each step overshoots by more than the last.
     let line = Targets::Values {
         width: 1,
@@ -432,7 +436,11 @@ fn recipes_out_of_range() {
     .expect("a model");
     let diverging = Recipe {
         rate: 1.0,
-        optimizer: sgd(0.9),
+        optimizer: Optimizer::Sgd {
+            momentum: 0.9,
+            nesterov: false,
+            l2: 0.0,
+        },
         loss: Loss::Mse,
         ..recipe(50)
     };
@@ -440,6 +448,7 @@ fn recipes_out_of_range() {
         &refused(&mut straight, &line, &diverging, None),
         "not finite any more in epoch",
     );
+    let split = digits();
     let mut frozen = mlp(&[8]);
     frozen
         .freeze(&["dense0.weight", "dense0.bias", "out.weight", "out.bias"])
