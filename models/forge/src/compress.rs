@@ -1,8 +1,8 @@
 //! Smaller and faster models, and what that costs.
 //!
-//! - [`quantise`] stores weights in int8 or half precision; they are floats again once a model is open, so that it runs
+//! - [`quantise`](quantise()) stores weights in int8 or half precision; they are floats again once a model is open, so that it runs
 //!   as before and its file is a fourth or a half. [`adapt`] keeps what suffers in more bits.
-//! - [`scan`] tells how each weight takes the loss of its smallest numbers, [`prune`] takes them away for good: training
+//! - [`scan`] tells how each weight takes the loss of its smallest numbers, [`prune`](prune()) takes them away for good: training
 //!   after it keeps them 0. That makes a file that compresses well, and nothing faster.
 //! - [`cut_channels`] takes whole filters and neurons away: the model is smaller and faster.
 //! - A [`crate::Distillation`] in a recipe trains a small model on what a large one says.

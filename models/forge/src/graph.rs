@@ -6,6 +6,7 @@
 
 mod attributes;
 mod dense;
+mod ends;
 pub(crate) mod half;
 mod known;
 mod layout;

@@ -4,9 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::DataType;
-use tract_onnx::pb::tensor_shape_proto::dimension::Value as Dimension;
-use tract_onnx::pb::type_proto::Value as TypeValue;
 
+use super::ends::{constant_names, input_shape};
 use super::op::{Op, Source, Step};
 use super::shape::{Batch, Shape};
 use super::tensor::{self, Constant, ELEMENTS_MAX, Numbers};
@@ -76,7 +75,7 @@ pub(crate) const OPERATORS: [&str; 57] = [
 /// Most nodes: the engine's own limit.
 const NODES_MAX: usize = 10_000;
 /// Most elements that one sample takes in all values together: a batch of 32 of them fits in 2 GiB with its gradients.
-const SAMPLE_ELEMENTS_MAX: usize = 8 * 1024 * 1024;
+pub(super) const SAMPLE_ELEMENTS_MAX: usize = 8 * 1024 * 1024;
 /// Most characters of a name from the file in a message.
 const NAME_CHARS_MAX: usize = 80;
 
@@ -587,28 +586,6 @@ impl Reader {
     }
 }
 
-/// Initialisers that are no weights, by where they are used: statistics, bounds, states, scales.
-fn constant_names(graph: &pb::GraphProto) -> HashSet<&str> {
-    let mut names = HashSet::new();
-    for node in &graph.node {
-        let places: &[usize] = match node.op_type.as_str() {
-            "BatchNormalization" => &[3, 4],
-            "Clip" => &[1, 2],
-            "Pow" => &[1],
-            "Pad" | "Expand" | "DequantizeLinear" | "Cast" => &[0, 1, 2],
-            "LSTM" | "GRU" => &[5, 6, 7],
-            _ => &[],
-        };
-        names.extend(
-            places
-                .iter()
-                .filter_map(|&at| node.input.get(at))
-                .map(String::as_str),
-        );
-    }
-    names
-}
-
 fn last_reads(steps: &[Step], result: usize) -> Vec<Vec<usize>> {
     let mut seen = HashSet::from([result]);
     let mut last: Vec<Vec<usize>> = steps
@@ -630,50 +607,4 @@ fn last_reads(steps: &[Step], result: usize) -> Vec<Vec<usize>> {
         .collect();
     last.reverse();
     last
-}
-
-/// The input's shape for one sample: its first dimension is 1 or left open, all others are given.
-fn input_shape(input: &pb::ValueInfoProto) -> Result<Shape, OpenError> {
-    let refuse = |reason: String| OpenError::Input {
-        tensor: shown(&input.name),
-        reason,
-    };
-    let Some(TypeValue::TensorType(declared)) =
-        input.r#type.as_ref().and_then(|kind| kind.value.as_ref())
-    else {
-        return Err(refuse("it is no tensor".to_owned()));
-    };
-    if declared.elem_type != DataType::Float as i32 {
-        return Err(refuse("it is not of 32-bit floats".to_owned()));
-    }
-    let dims = declared.shape.as_ref().map_or(&[][..], |shape| &shape.dim);
-    let mut shape = Vec::with_capacity(dims.len());
-    for (at, dim) in dims.iter().enumerate() {
-        let size = match &dim.value {
-            Some(Dimension::DimValue(size)) => usize::try_from(*size).ok(),
-            Some(Dimension::DimParam(_)) | None if at == 0 => Some(1),
-            Some(Dimension::DimParam(_)) | None => None,
-        };
-        match size {
-            Some(size) if size > 0 && (at > 0 || size == 1) => shape.push(size),
-            Some(size) if at == 0 => {
-                return Err(refuse(format!(
-                    "its batch is {size}, it must be 1 or left open"
-                )));
-            }
-            Some(_) | None => return Err(refuse(format!("its dimension {at} is not given"))),
-        }
-    }
-    let elements = shape
-        .iter()
-        .try_fold(1_usize, |all, &dim| all.checked_mul(dim));
-    if shape.len() < 2 || elements.is_none_or(|elements| elements > SAMPLE_ELEMENTS_MAX) {
-        return Err(refuse(format!(
-            "its shape is {shape:?}, it must be a batch of 1 and up to {SAMPLE_ELEMENTS_MAX} elements"
-        )));
-    }
-    Ok(Shape {
-        dims: shape,
-        batch: Some(Batch { axis: 0, rows: 1 }),
-    })
 }
