@@ -103,10 +103,12 @@ fn adam(
     let rate = (rate * of_squares / (1.0 - beta1.powi(count))) as f32;
     let epsilon = (epsilon * of_squares) as f32;
     let (one, two) = (beta1 as f32, beta2 as f32);
+    // In f64: 1 less a rounded 0.999 is off by a twenty-thousandth.
+    let (new_one, new_two) = ((1.0 - beta1) as f32, (1.0 - beta2) as f32);
     let moments = slot.first.iter_mut().zip(&mut slot.second);
     for ((value, (mean, square)), &gradient) in slot.values.iter_mut().zip(moments).zip(gradient) {
-        *mean = one * *mean + (1.0 - one) * gradient;
-        *square = two * *square + (1.0 - two) * gradient * gradient;
+        *mean = one * *mean + new_one * gradient;
+        *square = two * *square + new_two * gradient * gradient;
         *value -= rate * *mean / (square.sqrt() + epsilon);
     }
 }
