@@ -14,7 +14,7 @@ use lamppost_forge::{
 
 /// Seeds of each comparison.
 const SEEDS: u64 = 5;
-/// Kernel ticks a second (proc(5), `_SC_CLK_TCK`), on every Linux that Rust runs on.
+/// Kernel ticks a second (`_SC_CLK_TCK`, see proc(5)), on every Linux that Rust runs on.
 const TICKS: f64 = 100.0;
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -18,6 +18,9 @@
 //! appear in `graph`, `make`, `network` and `compress`, candle's in `interpret`, `kernel`, `network` and `train`, and in no
 //! public signature.
 //!
+//! A process that trains should be started with `RAYON_NUM_THREADS=1`, which decides speed alone and not a byte of the outcome:
+//! see `stack`.
+//!
 //! # What it does not do
 //! All that is missing of a model comes as one list, [`OpenError::Unsupported`], before any work. Not trained are: several
 //! inputs or outputs, control flow, transposed convolutions, tensors of three spatial dimensions, LSTM and GRU with
