@@ -12,6 +12,8 @@ use crate::{interpret, stack};
 const MODEL_BYTES_MAX: u64 = lamppost_models::manifest::MODEL_BYTES_MAX;
 /// Most memory that decoding a file may take, as the engine bounds it.
 const DECODED_BYTES_MAX: u64 = 2 * MODEL_BYTES_MAX;
+/// Most numbers that one sample's windows of convolutions and pools hold: half a gigabyte, and a run of some seconds.
+const WINDOW_ELEMENTS_MAX: usize = 128 * 1024 * 1024;
 /// Samples that are run together where no gradients are kept: enough for a full matrix product.
 const CHUNK: usize = 256;
 /// How far a sample in company may be from the same sample alone, relative to it: products of other sizes round otherwise.
@@ -110,6 +112,14 @@ impl Network {
 
     fn read(file: Vec<u8>, proto: pb::ModelProto) -> Result<Self, OpenError> {
         let mut graph = graph::read(&proto)?;
+        let windows = graph.all_window_elements();
+        if windows > WINDOW_ELEMENTS_MAX {
+            return Err(OpenError::TooMuch {
+                what: "numbers in a sample's windows",
+                found: windows,
+                limit: WINDOW_ELEMENTS_MAX,
+            });
+        }
         let parameters = graph.weights.iter_mut().map(|weight| Parameter {
             name: weight.name.clone(),
             shape: weight.shape.clone(),

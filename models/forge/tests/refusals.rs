@@ -141,6 +141,55 @@ fn a_model_whose_samples_are_not_independent() {
 }
 
 #[test]
+fn models_that_would_take_all_memory_or_time() {
+    let wide = |size: i64| {
+        let file = common::cnn().to_onnx();
+        let mut model = pb::ModelProto::decode(file.as_slice()).expect("a model");
+        let graph = model.graph.as_mut().expect("a graph");
+        let value = graph.input[0]
+            .r#type
+            .as_mut()
+            .and_then(|kind| kind.value.as_mut());
+        let Some(pb::type_proto::Value::TensorType(tensor)) = value else {
+            panic!("a tensor");
+        };
+        let dims = &mut tensor.shape.as_mut().expect("a shape").dim;
+        for dim in &mut dims[2..] {
+            dim.value = Some(pb::tensor_shape_proto::dimension::Value::DimValue(size));
+        }
+        Network::open(&model.encode_to_vec()).expect_err("too much")
+    };
+    tells(&wide(2_500), "numbers, the limit is");
+    let long = Architecture::Cnn1d {
+        filters: vec![1],
+        kernel: 9_999,
+    };
+    let error = make(&common::draft(&[1, 1, 16_000], 2, long)).expect_err("too much");
+    tells(&error, "numbers in a sample's windows, the limit is");
+    let error = altered(|graph| {
+        graph.initializer.push(pb::TensorProto {
+            name: "shape".to_owned(),
+            dims: vec![2],
+            data_type: pb::tensor_proto::DataType::Int64 as i32,
+            int64_data: vec![6_000, 6_000],
+            ..pb::TensorProto::default()
+        });
+        for at in 0..3 {
+            graph.node.push(pb::NodeProto {
+                op_type: "ConstantOfShape".to_owned(),
+                input: vec!["shape".to_owned()],
+                output: vec![format!("large{at}")],
+                ..pb::NodeProto::default()
+            });
+        }
+    });
+    tells(
+        &error.expect_err("large"),
+        "constants take 72000000 numbers, the limit is",
+    );
+}
+
+#[test]
 fn mutated_files_are_refused_or_opened_and_never_panic() {
     let file = common::cnn().to_onnx();
     let mut state = 88_172_645_463_325_252_u64;

@@ -32,7 +32,7 @@ impl Reader {
             .output
             .first()
             .ok_or_else(|| "it has no output".to_owned())?;
-        self.define(name, Value::Constant(known));
+        self.define_constant(name, known)?;
         Ok(true)
     }
 

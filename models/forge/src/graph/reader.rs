@@ -110,23 +110,31 @@ impl Graph {
     /// Numbers that one sample takes in all values together, the windows of convolutions laid out.
     pub(crate) fn sample_elements(&self) -> usize {
         let values: usize = self.registers.iter().map(Shape::elements).sum();
-        let windows = self
+        let laid_out = self
             .steps
             .iter()
-            .map(|step| match (&step.op, step.inputs.first()) {
-                (Op::Conv { window, .. }, Some(Some(Source::Register(at)))) => {
-                    let rows: usize = self.registers[*at].dims.iter().take(2).product();
-                    let kernel: usize = window.kernel.iter().product();
-                    window
-                        .output
-                        .iter()
-                        .product::<usize>()
-                        .saturating_mul(rows)
-                        .saturating_mul(kernel)
-                }
-                _ => 0,
-            });
-        windows.fold(values, usize::saturating_add)
+            .filter(|step| matches!(step.op, Op::Conv { .. }));
+        laid_out.fold(values, |sum, step| {
+            sum.saturating_add(self.window_elements(step))
+        })
+    }
+
+    /// Numbers that the windows of one sample hold, over all convolutions and pools.
+    pub(crate) fn all_window_elements(&self) -> usize {
+        let windows = self.steps.iter().map(|step| self.window_elements(step));
+        windows.fold(0, usize::saturating_add)
+    }
+
+    fn window_elements(&self, step: &Step) -> usize {
+        let (Op::Conv { window, .. } | Op::Pool { window, .. }) = &step.op else {
+            return 0;
+        };
+        let Some(Some(Source::Register(input))) = step.inputs.first() else {
+            return 0;
+        };
+        let rows: usize = self.registers[*input].dims.iter().take(2).product();
+        let sizes = window.output.iter().chain(&window.kernel);
+        sizes.fold(rows, |product, &size| product.saturating_mul(size))
     }
 }
 
@@ -151,6 +159,8 @@ pub(super) struct Reader {
     fixed_by_name: HashMap<String, usize>,
     registers: Vec<Shape>,
     elements: usize,
+    /// Elements of all constants that nodes have made.
+    folded: usize,
 }
 
 pub(super) fn shown(name: &str) -> String {
@@ -232,6 +242,7 @@ impl Reader {
             fixed_by_name: HashMap::new(),
             registers: Vec::new(),
             elements: 0,
+            folded: 0,
         }
     }
 
@@ -475,7 +486,20 @@ impl Reader {
         }
     }
 
-    pub(super) fn define(&mut self, name: &str, value: Value) {
+    /// Keeps a constant that a node has made; all of them together are bounded as the initialisers are.
+    pub(super) fn define_constant(&mut self, name: &str, constant: Constant) -> Result<(), String> {
+        self.folded = self.folded.saturating_add(constant.numbers.len());
+        if self.folded > ELEMENTS_MAX {
+            return Err(format!(
+                "up to it, constants take {} numbers, the limit is {ELEMENTS_MAX}",
+                self.folded
+            ));
+        }
+        self.define(name, Value::Constant(constant));
+        Ok(())
+    }
+
+    fn define(&mut self, name: &str, value: Value) {
         self.values.insert(name.to_owned(), value);
     }
 
