@@ -85,3 +85,62 @@ pub fn normalise_targets(split: &mut Split) -> Option<Scale> {
     }
     Some(scale)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split() -> Split {
+        // Two lags of one field, a constant, and a column that is left alone; the last two rows are held out.
+        let rows = [
+            [1.0, 3.0, 5.0, 7.0],
+            [3.0, 5.0, 5.0, 7.5],
+            [5.0, 7.0, 5.0, 8.0],
+            [100.0, 200.0, 6.0, 9.0],
+            [0.0, 0.0, 5.0, 9.0],
+        ];
+        let targets = Targets::Values {
+            width: 1,
+            values: vec![10.0, 20.0, 30.0, 1e3, 0.0],
+        };
+        let data = DataSet::new(4, rows.concat(), targets).unwrap();
+        data.split_tail(0.4, 0).unwrap()
+    }
+
+    #[test]
+    fn constants_come_from_the_training_part_alone() {
+        let mut split = split();
+        let scales = normalise_features(&mut split, &[0..2, 2..3]).unwrap();
+        // 1, 3, 3, 5, 5, 7: mean 4 and variance 22/6.
+        assert!(
+            (scales[0].mean - 4.0).abs() < 1e-12
+                && (scales[0].std - (22.0_f64 / 6.0).sqrt()).abs() < 1e-12
+        );
+        assert_eq!(
+            scales[1],
+            Scale {
+                mean: 5.0,
+                std: 1.0
+            }
+        );
+        let first = &split.train.features()[..4];
+        let wanted = [
+            -3.0 / (22.0_f32 / 6.0).sqrt(),
+            -1.0 / (22.0_f32 / 6.0).sqrt(),
+            0.0,
+            7.0,
+        ];
+        for (found, wanted) in first.iter().zip(wanted) {
+            assert!((found - wanted).abs() < 1e-6, "{first:?}");
+        }
+        assert!(split.valid.features()[0] > 40.0);
+        let scale = normalise_targets(&mut split).unwrap();
+        assert!((scale.mean - 20.0).abs() < 1e-12, "{scale:?}");
+    }
+
+    #[test]
+    fn ranges_beyond_the_features_and_empty_ones_are_refused() {
+        assert!(normalise_features(&mut split(), std::slice::from_ref(&(3..5))).is_err());
+        assert!(normalise_features(&mut split(), std::slice::from_ref(&(2..2))).is_err());
+    }
+}

@@ -402,3 +402,97 @@ fn take(
     tensor::write(initialiser, &left);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::make::Attribute::Ints;
+    use crate::make::Builder;
+    use crate::random::Random;
+
+    /// Convolution, normalisation, rectifier, a scale of each channel, pool, convolution, mean, dense.
+    fn network() -> Network {
+        let mut builder = Builder::new("chain")
+            .input("x", &[1, 2, 6, 6])
+            .output("y", &[1, 3]);
+        let mut random = Random::new(2);
+        let mut weight = |builder: &mut Builder, name: &str, shape: &[usize]| {
+            let numbers: Vec<f32> = (0..shape.iter().product())
+                .map(|_| random.normal_f32().abs() + 0.1)
+                .collect();
+            builder.floats(name, shape, &numbers);
+        };
+        weight(&mut builder, "w0", &[6, 2, 3, 3]);
+        for name in ["b0", "scale", "bias", "mean", "variance"] {
+            weight(&mut builder, name, &[6]);
+        }
+        weight(&mut builder, "each", &[6, 1, 1]);
+        weight(&mut builder, "w1", &[4, 6, 3, 3]);
+        weight(&mut builder, "w2", &[4, 3]);
+        builder.node(
+            "Conv",
+            &["x", "w0", "b0"],
+            &["c0"],
+            &[("pads", Ints(&[1, 1, 1, 1]))],
+        );
+        builder.node(
+            "BatchNormalization",
+            &["c0", "scale", "bias", "mean", "variance"],
+            &["n0"],
+            &[],
+        );
+        builder.node("Relu", &["n0"], &["r0"], &[]);
+        builder.node("Mul", &["r0", "each"], &["m0"], &[]);
+        builder.node(
+            "MaxPool",
+            &["m0"],
+            &["p0"],
+            &[("kernel_shape", Ints(&[2, 2])), ("strides", Ints(&[2, 2]))],
+        );
+        builder.node("Conv", &["p0", "w1"], &["c1"], &[]);
+        builder.node("GlobalAveragePool", &["c1"], &["g1"], &[]);
+        builder.node("Flatten", &["g1"], &["f1"], &[]);
+        builder.node("MatMul", &["f1", "w2"], &["y"], &[]);
+        Network::of(builder.finish()).unwrap()
+    }
+
+    #[test]
+    fn a_cut_model_computes_what_the_whole_one_does_without_those_channels() {
+        let network = network();
+        assert_eq!(prunable(&network).len(), 2);
+        let mut random = Random::new(9);
+        let samples: Vec<f32> = (0..3 * 72).map(|_| random.normal_f32()).collect();
+        for (name, consumer, channels) in [("w0", "w1", 6), ("w1", "w2", 4)] {
+            let cut = cut_channels(&network, &[(name.to_owned(), 0.5)]).unwrap();
+            let find = |name: &str| {
+                network
+                    .parameters()
+                    .iter()
+                    .position(|parameter| parameter.name == name)
+                    .unwrap()
+            };
+            let left = kept(&network.parameters()[find(name)], 0, 0.5);
+            assert_eq!(left.len(), channels / 2);
+            // The whole model with what the cut channels give to the next product set to 0.
+            let mut whole = network.clone();
+            let parameter = &mut whole.parameters_mut()[find(consumer)];
+            let axis = usize::from(consumer == "w1");
+            let behind: usize = parameter.shape[axis + 1..].iter().product();
+            for (at, value) in parameter.values.iter_mut().enumerate() {
+                if !left.contains(&(at / behind % channels)) {
+                    *value = 0.0;
+                }
+            }
+            let (found, wanted) = (
+                cut.predict(&samples).unwrap(),
+                whole.predict(&samples).unwrap(),
+            );
+            for (found, wanted) in found.iter().zip(&wanted) {
+                assert!(
+                    (found - wanted).abs() < 1e-4 * (1.0 + wanted.abs()),
+                    "{found} {wanted}"
+                );
+            }
+        }
+    }
+}

@@ -306,3 +306,66 @@ impl Recipe {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_follow_their_schedules() {
+        let rates = |schedule, warm_up_steps| {
+            let recipe = Recipe {
+                epochs: 10,
+                rate: 1.0,
+                schedule,
+                warm_up_steps,
+                ..Recipe::new(Loss::Mse, 1)
+            };
+            // Ten steps an epoch.
+            [0, 3, 50, 99].map(|step| format!("{:.3}", recipe.rate_at(step, 10)))
+        };
+        assert_eq!(
+            rates(Schedule::Constant, 0),
+            ["1.000", "1.000", "1.000", "1.000"]
+        );
+        assert_eq!(
+            rates(Schedule::Constant, 4),
+            ["0.250", "1.000", "1.000", "1.000"]
+        );
+        assert_eq!(
+            rates(Schedule::Cosine { floor: 0.0 }, 0),
+            ["1.000", "0.998", "0.500", "0.000"]
+        );
+        assert_eq!(
+            rates(Schedule::Cosine { floor: 0.5 }, 0),
+            ["1.000", "0.999", "0.750", "0.500"]
+        );
+        let step = Schedule::Step {
+            epochs: 3,
+            factor: 0.1,
+        };
+        assert_eq!(rates(step, 0), ["1.000", "1.000", "0.100", "0.001"]);
+    }
+
+    #[test]
+    fn a_recipe_is_a_file_that_says_only_what_differs() {
+        let text = r#"{"seed": 1, "epochs": 5, "batch": 32, "rate": 0.001, "loss": {"kind": "cross_entropy"},
+            "optimizer": {"kind": "adamw"}, "schedule": {"kind": "cosine"}, "class_weights": {"given": [1.0, 2.0]}}"#;
+        let recipe: Recipe = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            recipe.optimizer,
+            Optimizer::AdamW {
+                beta1: 0.9,
+                beta2: 0.999,
+                epsilon: 1e-8,
+                decay: 0.01
+            }
+        );
+        assert_eq!(recipe.class_weights, ClassWeights::Given(vec![1.0, 2.0]));
+        assert_eq!(recipe.patience, None);
+        let again = serde_json::to_string(&recipe).unwrap();
+        assert_eq!(serde_json::from_str::<Recipe>(&again).unwrap(), recipe);
+        let unknown = text.replace("\"seed\"", "\"sede\": 1, \"seed\"");
+        assert!(serde_json::from_str::<Recipe>(&unknown).is_err());
+    }
+}
