@@ -456,22 +456,15 @@ impl<'a> Training<'a> {
     ) -> candle_core::Result<Vec<Tensor>> {
         let mut slots = self.state.slots.iter();
         let parameters = self.network.parameters().iter();
-        let of = |parameter: &Parameter| match slots.next_if_trained(parameter) {
-            Some(slot) => make(slot, &parameter.shape),
-            None => tensor(parameter),
+        let of = |parameter: &Parameter| {
+            let slot = if parameter.trained {
+                slots.next()
+            } else {
+                None
+            };
+            slot.map_or_else(|| tensor(parameter), |slot| make(slot, &parameter.shape))
         };
         parameters.map(of).collect()
-    }
-}
-
-/// The next slot, where the parameter has one.
-trait NextIfTrained<'a> {
-    fn next_if_trained(&mut self, parameter: &Parameter) -> Option<&'a Slot>;
-}
-
-impl<'a> NextIfTrained<'a> for std::slice::Iter<'a, Slot> {
-    fn next_if_trained(&mut self, parameter: &Parameter) -> Option<&'a Slot> {
-        if parameter.trained { self.next() } else { None }
     }
 }
 

@@ -559,6 +559,9 @@ impl Reader {
             registers.push(Some(register));
             self.define(&node.output[output], Value::Register(register));
         }
+        if registers.iter().all(Option::is_none) {
+            return Ok(());
+        }
         let name = if node.name.is_empty() {
             &node.output[0]
         } else {

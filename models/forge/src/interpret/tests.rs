@@ -80,12 +80,18 @@ impl Case {
 
     #[track_caller]
     fn holds(self) {
+        gradients_are_right(&self.runs());
+    }
+
+    /// Without gradients.
+    #[track_caller]
+    fn runs(self) -> Network {
         let file = self.builder.finish().encode_to_vec();
         let network = Network::open(&file).expect("a model that is supported");
         agrees_with_tract(&file, &network);
-        gradients_are_right(&network);
         // The file comes back as it was.
         assert_eq!(network.to_onnx(), file);
+        network
     }
 }
 
@@ -687,6 +693,18 @@ fn lstm_over_a_single_field() {
         )
         .node("Squeeze", &["last", "zero"], "y", &[])
         .holds();
+}
+
+#[test]
+fn what_nothing_reads_is_left_out() {
+    Case::new(&[1, 6], &[1, 3])
+        .weight("w", &[6])
+        .weight("dead", &[6, 2])
+        .node("Mul", &["x", "w"], "made", &[])
+        .node("MatMul", &["made", "dead"], "unread", &[])
+        .nodes("Split", &["made"], &["left", "right"], &[("axis", Int(1))])
+        .node("Tanh", &["left"], "y", &[])
+        .runs();
 }
 
 /// A sequence model as exporters write it: steps first, then the last state.

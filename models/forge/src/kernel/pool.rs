@@ -112,7 +112,7 @@ impl Place {
             })
     }
 
-    /// The first of the largest elements; what is not a number is larger than all.
+    /// The first of the largest elements.
     fn largest<T: Float>(&self, image: &[T], width: usize) -> Option<usize> {
         self.indices(width)
             .reduce(|best, at| if image[at] > image[best] { at } else { best })
