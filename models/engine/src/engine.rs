@@ -144,6 +144,15 @@ impl Session {
         Ok(&self.features)
     }
 
+    /// Runs the model on an input tensor that was made elsewhere and gives its raw output: for measuring.
+    ///
+    /// # Errors
+    /// [`RunError::Failed`] when the inference fails, as it does for another number of features.
+    pub fn infer_on(&mut self, features: &[f32]) -> Result<&[f32], RunError> {
+        self.set_features(features);
+        Ok(self.infer()?)
+    }
+
     /// Runs the model on the features that are in the buffer and gives its raw output.
     pub(crate) fn infer(&mut self) -> Result<&[f32], RunFailure> {
         self.runner

@@ -71,7 +71,7 @@ fn content(message: Message, field: u64) -> Content {
 ///
 /// # Errors
 /// What is wrong with the file as a protobuf.
-pub(crate) fn decoded_bytes(file: &[u8], limit: u64) -> Result<u64, &'static str> {
+pub fn decoded_bytes(file: &[u8], limit: u64) -> Result<u64, &'static str> {
     // An explicit stack: the end of each open message and its kind.
     let mut open = vec![(file.len(), Message::Model)];
     let (mut at, mut total) = (0, 0_u64);
