@@ -41,8 +41,5 @@ pub use engine::{Engine, Session};
 pub use error::{OpenError, RunError, RunFailure, Unfit};
 pub use golden::{GoldenError, GoldenReport};
 pub use limits::Limits;
-<<<<<<< HEAD
-pub use time::{process_time, thread_time};
-=======
 pub use scan::decoded_bytes;
->>>>>>> w/forge
+pub use time::{process_time, thread_time};

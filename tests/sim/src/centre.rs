@@ -214,12 +214,7 @@ impl Centre {
         }
     }
 
-    pub(crate) fn on_report(
-        &mut self,
-        path: &NodePath,
-        report: Reported,
-        now: Timestamp,
-    ) {
+    pub(crate) fn on_report(&mut self, path: &NodePath, report: Reported, now: Timestamp) {
         let Some(state) = &mut self.live else { return };
         if state.inventory.on_reported(path, report, now).is_err() {
             return;

@@ -63,7 +63,10 @@ impl Checks {
         for (group, known) in before.into_iter().flat_map(|before| &before.releases) {
             let now = record.releases.get(group).map(|known| known.sequence);
             if now < Some(known.sequence) {
-                return Err(format!("{group} went back from {} to {now:?}", known.sequence));
+                return Err(format!(
+                    "{group} went back from {} to {now:?}",
+                    known.sequence
+                ));
             }
         }
         let went_live = record.active_digest() != before.and_then(SlotRecord::active_digest);
@@ -81,8 +84,15 @@ impl Checks {
         if back {
             return Ok(());
         }
-        let Some(trial) = record.trial.as_ref().filter(|trial| trial.bundle.digest == digest) else {
-            return Err(format!("{} went live without a trial: {:?}", held.bundle.version, record.trial));
+        let Some(trial) = record
+            .trial
+            .as_ref()
+            .filter(|trial| trial.bundle.digest == digest)
+        else {
+            return Err(format!(
+                "{} went live without a trial: {:?}",
+                held.bundle.version, record.trial
+            ));
         };
         let seen = &mut self.nodes[at];
         if !seen.promoted.insert((trial.release, digest)) {
@@ -142,10 +152,17 @@ impl Checks {
     /// A step of the coordinator, once it is persisted.
     pub(crate) fn step(&mut self, step: &Step, store: &Store, bundles: &Bundles) -> Found {
         audit::verify(&store.audit, store.end).map_err(|broken| broken.to_string())?;
-        if let Some(candidate) = step.rollout.as_ref().and_then(|rollout| rollout.candidate.as_ref()) {
+        if let Some(candidate) = step
+            .rollout
+            .as_ref()
+            .and_then(|rollout| rollout.candidate.as_ref())
+        {
             let known = self.exposures.entry(candidate.rollout).or_default();
             if !covers(&candidate.exposure, known) {
-                return Err(format!("the exposure shrank from {known:?} to {:?}", candidate.exposure));
+                return Err(format!(
+                    "the exposure shrank from {known:?} to {:?}",
+                    candidate.exposure
+                ));
             }
             *known = candidate.exposure.clone();
         }
@@ -159,12 +176,14 @@ impl Checks {
             let nature = bundles.nature(&campaign.to.digest);
             let labels = campaign.policy.gate.quality.as_ref();
             let shown = labels.is_some_and(|quality| {
-                quality.inconclusive == Inconclusive::Hold
-                    && quality.unlabelled == Unlabelled::Hold
+                quality.inconclusive == Inconclusive::Hold && quality.unlabelled == Unlabelled::Hold
             });
             let must_not = nature.never_live() || nature == crate::Nature::Worse && shown;
             if must_not && !self.by_hand.contains(&campaign.id) {
-                return Err(format!("the gates let {nature:?} through: {}", step.note.words));
+                return Err(format!(
+                    "the gates let {nature:?} through: {}",
+                    step.note.words
+                ));
             }
         }
         Ok(())
@@ -210,9 +229,15 @@ impl Checks {
         };
         let release = newest.release();
         let record = live.machine.record();
-        let known = record.releases.get(&target.group).map(|known| known.sequence);
+        let known = record
+            .releases
+            .get(&target.group)
+            .map(|known| known.sequence);
         if known != Some(release.sequence) {
-            return Err(format!("it knows release {known:?}, the newest is {}", release.sequence));
+            return Err(format!(
+                "it knows release {known:?}, the newest is {}",
+                release.sequence
+            ));
         }
         let (wanted, _) = release.wanted(node.who());
         if live.cell == Some(wanted.digest) || record.quarantined(&wanted.digest).is_some() {
@@ -234,7 +259,9 @@ impl Checks {
     /// The fleet after a long peace.
     pub(crate) fn all_settled(&self, centre: &Centre, target: &Target) -> Found {
         let campaigns = centre.store.campaigns();
-        let last = campaigns.iter().rfind(|campaign| campaign.target == *target);
+        let last = campaigns
+            .iter()
+            .rfind(|campaign| campaign.target == *target);
         let Some(campaign) = last else {
             return Ok(());
         };
@@ -296,9 +323,9 @@ fn revoked(record: &SlotRecord) -> Vec<Digest> {
 fn all_revoked(record: &SlotRecord) -> bool {
     let revoked = revoked(record);
     let held = [&record.active, &record.previous];
-    held.into_iter()
-        .flatten()
-        .all(|held| revoked.contains(&held.bundle.digest) || record.quarantined(&held.bundle.digest).is_some())
+    held.into_iter().flatten().all(|held| {
+        revoked.contains(&held.bundle.digest) || record.quarantined(&held.bundle.digest).is_some()
+    })
 }
 
 fn covers(wider: &Exposure, narrower: &Exposure) -> bool {

@@ -11,9 +11,9 @@ use lamppost_models::{Release, Reported, Status, Timestamp};
 use crate::centre::Centre;
 use crate::check::Checks;
 use crate::node::{Follow, Luck, Node};
+use crate::rng::Rng;
 use crate::version::Bundles;
 use crate::{Outcome, operator};
-use crate::rng::Rng;
 
 const SECOND: u64 = 1_000;
 const MINUTE: u64 = 60 * SECOND;
@@ -184,8 +184,7 @@ impl Fleet {
                     served: self.centre.live.is_some(),
                     kind: !self.trouble(),
                 };
-                let input =
-                    self.nodes[node].finish(job, &self.bundles, luck, &mut self.rng);
+                let input = self.nodes[node].finish(job, &self.bundles, luck, &mut self.rng);
                 self.tell(node, input);
             }
             Event::Alarm { node, life, alarm } if self.runs(node, life) => {
@@ -363,7 +362,14 @@ impl Fleet {
                         live.machine.handle(input, clock);
                     }
                 }
-                Follow::Job(job, ms) => self.after(ms, Event::Job { node: at, life, job }),
+                Follow::Job(job, ms) => self.after(
+                    ms,
+                    Event::Job {
+                        node: at,
+                        life,
+                        job,
+                    },
+                ),
                 Follow::Alarm(alarm, ms) => self.after(
                     ms.min(30 * DAY),
                     Event::Alarm {
@@ -553,9 +559,14 @@ impl Fleet {
             4 => self.nodes[at].disk.full ^= true,
             5 => self.nodes[at].silent ^= true,
             6 => {
-                let most = if self.rng.chance(10) { 40 * DAY } else { 6 * HOUR };
+                let most = if self.rng.chance(10) {
+                    40 * DAY
+                } else {
+                    6 * HOUR
+                };
                 let jump = self.rng.below(2 * most);
-                self.nodes[at].clock_ms = i64::try_from(jump).unwrap_or(0) - i64::try_from(most).unwrap_or(0);
+                self.nodes[at].clock_ms =
+                    i64::try_from(jump).unwrap_or(0) - i64::try_from(most).unwrap_or(0);
             }
             7 | 8 if !self.published.is_empty() => {
                 let old = self.rng.index(0, self.published.len() - 1);

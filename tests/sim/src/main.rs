@@ -47,6 +47,9 @@ fn main() -> anyhow::Result<()> {
     let (outcome, mut failed) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!("{} seeds from {}\n{outcome}", args.seeds, args.first);
     failed.sort_unstable();
-    anyhow::ensure!(failed.is_empty(), "seeds that failed, each with its trace above: {failed:?}");
+    anyhow::ensure!(
+        failed.is_empty(),
+        "seeds that failed, each with its trace above: {failed:?}"
+    );
     Ok(())
 }

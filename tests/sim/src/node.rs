@@ -12,10 +12,12 @@ use lamppost_models::release::BundleRef;
 use lamppost_models::rollout::{Tags, Who};
 use lamppost_models::time::Zone;
 use lamppost_models::trial::{Comparison, Moments, Side, Watch};
-use lamppost_models::{BootId, Digest, GroupId, ModelName, NodePath, Reported, Status, Timestamp, V1};
+use lamppost_models::{
+    BootId, Digest, GroupId, ModelName, NodePath, Reported, Status, Timestamp, V1,
+};
 
-use crate::version::{Bundles, Nature};
 use crate::rng::Rng;
+use crate::version::{Bundles, Nature};
 
 /// A node, whether its agent runs or not.
 #[derive(Debug)]
@@ -364,8 +366,18 @@ impl Node {
                 let theirs = noise * candidate.loss() * (90 + rng.below(21)) as f64 / 100.0;
                 let fails = candidate == Nature::Failing && rng.chance(50);
                 comparison.windows += 1;
-                note(&mut comparison.active, nature, failed, label.then_some(loss));
-                note(&mut comparison.candidate, candidate, fails, label.then_some(theirs));
+                note(
+                    &mut comparison.active,
+                    nature,
+                    failed,
+                    label.then_some(loss),
+                );
+                note(
+                    &mut comparison.candidate,
+                    candidate,
+                    fails,
+                    label.then_some(theirs),
+                );
                 comparison.disagreement.add((theirs - loss).abs());
                 if label && !fails && !failed {
                     comparison.loss_difference.add(theirs - loss);

@@ -1,19 +1,19 @@
 //! What people do, and their policies.
 
+use lamppost_coordinator_core::rollout::Target;
 use lamppost_coordinator_core::rollout::audit::Actor;
 use lamppost_coordinator_core::rollout::campaign::{Action, Ending, Start, State, Step};
 use lamppost_coordinator_core::rollout::policy::{
     Approve, Inconclusive, OnFail, Policy, Quality, QualityKind, Span, Unlabelled, Wave,
 };
-use lamppost_coordinator_core::rollout::Target;
 use lamppost_models::Timestamp;
 use lamppost_models::id::RolloutId;
 use lamppost_models::rollout::{Share, Tag};
 
 use crate::centre;
 use crate::node::Node;
-use crate::version::Bundles;
 use crate::rng::Rng;
+use crate::version::Bundles;
 
 pub(crate) fn anna() -> Actor {
     "anna@depot".parse().expect("a name")
@@ -58,13 +58,24 @@ pub(crate) fn policy(nodes: &[Node], rng: &mut Rng) -> Policy {
         policy.waves.push(wave);
     }
     if rng.chance(30) {
-        let hours = ["daily 01:00-05:00", "Mon-Fri 22:00-06:00", "Sat,Sun 00:00-24:00"];
+        let hours = [
+            "daily 01:00-05:00",
+            "Mon-Fri 22:00-06:00",
+            "Sat,Sun 00:00-24:00",
+        ];
         policy.hours = hours[rng.index(0, 2)].parse().ok();
     }
     policy.deadline = Span::from_hours(3 + rng.below(48));
     policy.gate.failed_share_max = Some(share(rng.below(3_000)));
-    policy.gate.crashes_max = rng.chance(50).then(|| 1 + u32::try_from(rng.below(3)).unwrap_or(0));
-    policy.gate.on_fail = [OnFail::AbortRevert, OnFail::AbortRevert, OnFail::AbortKeep, OnFail::Hold][rng.index(0, 3)];
+    policy.gate.crashes_max = rng
+        .chance(50)
+        .then(|| 1 + u32::try_from(rng.below(3)).unwrap_or(0));
+    policy.gate.on_fail = [
+        OnFail::AbortRevert,
+        OnFail::AbortRevert,
+        OnFail::AbortKeep,
+        OnFail::Hold,
+    ][rng.index(0, 3)];
     policy.gate.quality = rng.chance(80).then(|| Quality {
         kind: match policy.control {
             Share::NONE => QualityKind::Shadow,
@@ -105,7 +116,10 @@ pub(crate) fn step(
         };
         return match state.campaigns.plan_start(book, start.clone(), terms) {
             Ok(step) => Some(step),
-            Err(refusal) => panic!("a rollout that can be is refused: {refusal}\n{:?}", start.policy),
+            Err(refusal) => panic!(
+                "a rollout that can be is refused: {refusal}\n{:?}",
+                start.policy
+            ),
         };
     };
     let action = match (&campaign.state, rng.below(20)) {

@@ -1,6 +1,5 @@
 //! The fleet simulation, as many seeds as CI has time for; `just sim` runs ten thousand.
 
-
 /// Seeds of CI.
 const SEEDS: u64 = 200;
 /// Seeds that failed once.
@@ -14,7 +13,10 @@ fn a_fleet_in_trouble_keeps_its_promises_and_settles() {
     }
     println!("{all}");
     // What the simulation is for must have happened.
-    assert!(all.node_crashes > 1_000 && all.centre_crashes > 1_000, "{all}");
+    assert!(
+        all.node_crashes > 1_000 && all.centre_crashes > 1_000,
+        "{all}"
+    );
     let promoted = |bad: bool| -> u64 {
         let of = all.campaigns.iter();
         let of = of.filter(|((nature, state), _)| *state == "promoted" && nature.bad() == bad);

@@ -90,7 +90,8 @@ impl Drop for Disk {
 async fn world() -> anyhow::Result<Option<(World, Disk)>> {
     let mut plan = NodePlan::new("minneapolis", NODE, &["all"], Source::traffic()?)?;
     // Nothing is left free on purpose: the writes themselves fail.
-    plan.outbox_keys.push_str("reserve = \"0B\"\nflush = \"100ms\"\n");
+    plan.outbox_keys
+        .push_str("reserve = \"0B\"\nflush = \"100ms\"\n");
     let world = World::start(super::DEMO, Place::Here, MEETING, vec![plan]).await?;
     let Some(disk) = Disk::mount(&world.dir().join(NODE))? else {
         world.stop().await?;
