@@ -12,6 +12,16 @@
 //! - [`fleet`]: the clock, the network and the faults;
 //! - [`operator`]: what people do, and their policies.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unused_self,
+    clippy::needless_pass_by_value,
+    clippy::cast_precision_loss,
+    clippy::wildcard_enum_match_arm,
+    reason = "a simulation that broke a promise has nothing else to do than to say so"
+)]
+
 mod centre;
 mod check;
 mod fleet;

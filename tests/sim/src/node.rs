@@ -259,18 +259,17 @@ impl Node {
                 } else {
                     None
                 };
-                match failure {
-                    Some(failure) => Input::FetchFailed {
+                if let Some(failure) = failure {
+                    Input::FetchFailed {
                         digest,
                         failure,
                         detail,
-                    },
-                    None => {
-                        self.disk.files.insert(digest);
-                        Input::Fetched {
-                            digest,
-                            fetched_bytes: bytes,
-                        }
+                    }
+                } else {
+                    self.disk.files.insert(digest);
+                    Input::Fetched {
+                        digest,
+                        fetched_bytes: bytes,
                     }
                 }
             }

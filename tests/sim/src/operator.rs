@@ -22,7 +22,7 @@ pub(crate) fn anna() -> Actor {
 /// A random policy that can be.
 pub(crate) fn policy(nodes: &[Node], rng: &mut Rng) -> Policy {
     let mut policy = Policy::canary();
-    policy.name = "drawn".to_owned();
+    "drawn".clone_into(&mut policy.name);
     let share = |hundredths: u64| {
         Share::new(u16::try_from(hundredths.min(10_000)).unwrap_or(0)).unwrap_or(Share::ALL)
     };
@@ -123,8 +123,7 @@ pub(crate) fn step(
         };
     };
     let action = match (&campaign.state, rng.below(20)) {
-        (State::Paused { .. }, 0..10) => Action::Resume,
-        (State::Held { .. }, 0..8) => Action::Resume,
+        (State::Paused { .. } | State::Held { .. }, 0..9) => Action::Resume,
         (_, 0..4) => Action::Approve,
         (_, 10..12) => Action::Pause,
         (_, 12) => Action::Abort { how: Ending::Kept },
