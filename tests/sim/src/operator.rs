@@ -125,7 +125,7 @@ pub(crate) fn step(
     let action = match (&campaign.state, rng.below(20)) {
         (State::Paused { .. } | State::Held { .. }, 0..9) => Action::Resume,
         (_, 0..4) => Action::Approve,
-        (_, 10..12) => Action::Pause,
+        (_, 9..12) => Action::Pause,
         (_, 12) => Action::Abort { how: Ending::Kept },
         (_, 13) => Action::Abort {
             how: Ending::Reverted,

@@ -5,7 +5,7 @@
 //! mean of each observation, given those before it, is at most m, then the capital Π (1 + λ (xᵢ - m)) of a gambler with
 //! 0 ≤ λ < 1 / (1 + m) does not grow on average, and by Ville's inequality the chance that it ever reaches 1/α is at most α,
 //! whatever the distribution, however long one watches, and for whatever reason one stops. The gambler here splits the
-//! stake over [`FRACTIONS`] of the largest λ and never moves it: no tuning, no memory but the observations, and at most
+//! stake over eight parts of the largest λ and never moves it: no tuning, no memory but the observations, and at most
 //! ln 8 worse than the best of them. All m that neither a bet on more nor a bet on less has refuted at α/2 are the
 //! confidence sequence. See also Howard, Ramdas, McAuliffe and Sekhon (arXiv 1810.08240) for the setting, and Johari et al. (arXiv
 //! 1512.04922) for why a fixed-sample test must not be looked at again and again.

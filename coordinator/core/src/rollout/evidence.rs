@@ -44,9 +44,9 @@ pub use sums::{Sums, Track};
 const CLOCK_STEP_MS: i64 = 3_600_000;
 /// Labels that a vote has at least, also where a shadow is over earlier: below, it is noise.
 const VOTE_LABELS_MIN: u64 = 10;
-/// What a vote is cut at: a loss of 22 % more or less says as much as one of ten times more. The narrower it is, the less a
-/// node can say, and the sooner small differences show; at half of it the noise of blocks of real errors is lost (see the
-/// tests).
+/// What a vote is cut at: a loss of 22 % more or less says as much as one of ten times more. The narrower it is, the less one
+/// node can say, and the sooner many nodes show a small difference; half and twice of it were tried, and one node needs about
+/// as many labels with each.
 const CUT: f64 = 0.1;
 
 /// What a report changed in the evidence of a campaign. The rows are to be persisted with it; the head with them or later, every
