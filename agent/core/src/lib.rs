@@ -8,9 +8,12 @@
 //! - [`label`]: predictions wait for what came true, and each version's error is summed up;
 //! - [`outbox`]: what waits for the link, what is sent next, what is given up when there is no room;
 //! - [`pace`]: how fast, and how much in a day, history may go up;
+//! - [`keyring`] and [`fresh`]: whose signatures are believed, what time it is at least, and whether anything is held back;
 //! - [`slot`]: releases come in, bundles are fetched, checked and activated, and a good model keeps running.
 
 pub mod decode;
+pub mod fresh;
+pub mod keyring;
 pub mod label;
 pub mod outbox;
 pub mod pace;

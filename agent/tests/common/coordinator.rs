@@ -335,7 +335,13 @@ fn take(inbox: &Mutex<Inbox>, topic: &str, payload: &[u8], acks: Acks) -> Option
                 .push(serde_json::from_slice(payload).unwrap());
             return None;
         }
-        Topic::Release { .. } | Topic::Sample(..) | Topic::Ack(_) => {
+        Topic::Release { .. }
+        | Topic::Trust
+        | Topic::Time
+        | Topic::TimeQuestion(_)
+        | Topic::TimeAnswer(_)
+        | Topic::Sample(..)
+        | Topic::Ack(_) => {
             return None;
         }
     };
