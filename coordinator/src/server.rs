@@ -18,9 +18,12 @@ use crate::centre::{Centre, Owner};
 use crate::config::{Config, ConfigError};
 use crate::files;
 use crate::http::{self, Api, Room};
-use crate::key::{self, KeyError};
+use crate::key::{KeyError, Signers};
 use crate::releases::ReleaseTask;
 use crate::state::{OpenStateError, Settings, State};
+use crate::trust::announce::Announcer;
+use crate::trust::answers::Answerer;
+use crate::trust::{Authority, InstallError};
 
 /// How long stopping may take: requests under way, the last commits, the broker's clients.
 const STOP_TIME: Duration = Duration::from_secs(10);
@@ -60,6 +63,9 @@ pub enum RunError {
     /// There is no key to sign with.
     #[error("there is no key to sign releases with")]
     Key(#[from] KeyError),
+    /// Nodes would not believe what the keys sign.
+    #[error("the trust documents do not fit this coordinator")]
+    Trust(#[from] InstallError),
     /// The bus does not start.
     #[error(transparent)]
     Bus(#[from] StartBusError),
@@ -133,18 +139,24 @@ struct Parts {
     state: State,
     state_dir: PathBuf,
     artifacts: Arc<Artifacts>,
-    key: Arc<lamppost_models::release::ReleaseKey>,
+    authority: Arc<Authority>,
 }
 
 async fn open(config: &Config) -> Result<Parts, RunError> {
     let (data_dir, settings) = (config.data_dir.clone(), Settings::of(config));
-    let opened = tokio::task::spawn_blocking(move || open_blocking(&data_dir, settings)).await;
+    let signers = config.release_signers.clone();
+    let opening = move || open_blocking(&data_dir, settings, &signers);
+    let opened = tokio::task::spawn_blocking(opening).await;
     opened.unwrap_or(Err(RunError::Ended {
         part: "the opening of the data directory",
     }))
 }
 
-fn open_blocking(data_dir: &Path, settings: Settings) -> Result<Parts, RunError> {
+fn open_blocking(
+    data_dir: &Path,
+    settings: Settings,
+    signers: &[PathBuf],
+) -> Result<Parts, RunError> {
     let failed = |path: &Path, action| {
         let path = path.to_owned();
         move |source| RunError::DataDir {
@@ -157,7 +169,8 @@ fn open_blocking(data_dir: &Path, settings: Settings) -> Result<Parts, RunError>
     // The store keeps other processes out, so that it comes first.
     let state_dir = data_dir.join("state");
     let state = State::open(&state_dir, settings)?;
-    let key = Arc::new(key::load_or_make(data_dir)?);
+    let signers = Arc::new(Signers::load(data_dir, signers)?);
+    let authority = Arc::new(Authority::open(data_dir, signers)?);
     let known: BTreeMap<_, _> = state.models().map(|row| (row.digest, row.bytes)).collect();
     let dir = data_dir.join("artifacts");
     let complete = state.complete();
@@ -188,7 +201,7 @@ fn open_blocking(data_dir: &Path, settings: Settings) -> Result<Parts, RunError>
         state,
         state_dir,
         artifacts: Arc::new(artifacts),
-        key,
+        authority,
     })
 }
 
@@ -213,16 +226,16 @@ fn start(
         state,
         state_dir,
         artifacts,
-        key,
+        authority,
     } = parts;
     let (stop_api, api_tasks) = (stop.child_token(), TaskTracker::new());
     let (centre, owner) = Owner::new(state_dir, state, inbox, bus.clone());
     let runtime = tokio::runtime::Handle::current();
     let until = stop.clone();
     let owner = tasks.spawn_blocking(move || runtime.block_on(owner.run(until)));
-    let public = key.public();
+    announce(config, &authority, bus, (tasks, &stop_api));
     let (releases, task) = ReleaseTask::new(
-        key,
+        Arc::clone(authority.signers()),
         config.root.clone(),
         Centre::clone(&centre),
         bus.clone(),
@@ -233,7 +246,7 @@ fn start(
         artifacts,
         releases,
         bus: bus.clone(),
-        key: public,
+        authority,
         checker: config.checker.clone(),
         token: config.http.token.clone(),
         stop: stop_api.clone(),
@@ -255,6 +268,27 @@ fn start(
         stop_api,
         api_tasks,
     }
+}
+
+/// Starts what tells nodes of keys and time; a node does without for a while.
+fn announce(
+    config: &Config,
+    authority: &Arc<Authority>,
+    bus: &Bus,
+    (tasks, stop): (&TaskTracker, &CancellationToken),
+) {
+    let announcer = Announcer {
+        authority: Arc::clone(authority),
+        root: config.root.clone(),
+        bus: bus.clone(),
+    };
+    let answerer = Answerer {
+        authority: Arc::clone(authority),
+        root: config.root.clone(),
+        bus: bus.clone(),
+    };
+    tasks.spawn(announcer.run(stop.clone()));
+    tasks.spawn(answerer.run(stop.clone()));
 }
 
 impl Running {

@@ -167,7 +167,10 @@ impl Trust {
     ///
     /// # Errors
     /// When it cannot be written as JSON, which no document does.
-    pub fn seal(&self, keys: &[SecretKey]) -> Result<Sealed, serde_json::Error> {
+    pub fn seal<'k>(
+        &self,
+        keys: impl IntoIterator<Item = &'k SecretKey>,
+    ) -> Result<Sealed, serde_json::Error> {
         let mut sealed = Sealed::new(&serde_json::to_vec(self)?);
         for key in keys {
             // What was just encoded decodes.

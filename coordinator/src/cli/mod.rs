@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 mod args;
 mod client;
+mod keys;
 mod ledger;
 mod model;
 mod node;
@@ -100,6 +101,7 @@ fn run(Args { global, command }: Args) -> Result<(), Failure> {
         Command::Ledger(ledger) => block_on(ledger::run(ledger, &global)),
         Command::Watch(watch) => block_on(watch::run(watch, &global)),
         Command::Key => block_on(key(&global)),
+        Command::Keys(keys) => keys::run(keys, &global),
         Command::Completions { shell } => completions(shell),
         Command::CheckBundle { .. } => Ok(()),
     }
@@ -107,7 +109,10 @@ fn run(Args { global, command }: Args) -> Result<(), Failure> {
 
 async fn key(global: &Global) -> Result<(), Failure> {
     let key: crate::api::Key = Client::new(global)?.get("/v1/key").await?;
-    show(global, &key, || key.key.to_string())
+    show(global, &key, || {
+        let keys = std::iter::once(&key.key).chain(&key.further);
+        keys.map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    })
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {

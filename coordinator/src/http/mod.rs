@@ -12,18 +12,18 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use lamppost_models::release::PublicKey;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Health, Key};
+use crate::api::Health;
 use crate::artifacts::Artifacts;
 use crate::bus::Bus;
 use crate::centre::Centre;
 use crate::preflight::Checker;
 use crate::releases::Releases;
+use crate::trust::Authority;
 
 mod artifact;
 mod error;
@@ -33,6 +33,7 @@ mod nodes;
 mod range;
 mod rollouts;
 pub(crate) mod serve;
+mod trust;
 mod watch;
 
 pub(crate) use error::ApiError;
@@ -54,7 +55,7 @@ pub(crate) struct Api {
     pub(crate) artifacts: Arc<Artifacts>,
     pub(crate) releases: Releases,
     pub(crate) bus: Bus,
-    pub(crate) key: PublicKey,
+    pub(crate) authority: Arc<Authority>,
     pub(crate) checker: Option<Checker>,
     pub(crate) token: Option<String>,
     pub(crate) stop: CancellationToken,
@@ -84,7 +85,8 @@ type SharedApi = Shared<Arc<Api>>;
 pub(crate) fn router(api: Arc<Api>) -> Router {
     let guarded = Router::new()
         .route("/v1/health", get(health))
-        .route("/v1/key", get(key))
+        .route("/v1/key", get(trust::key))
+        .route("/v1/trust", get(trust::show).post(trust::install))
         .route(
             "/v1/models",
             get(models::list).post(models::push).put(models::push),
@@ -222,16 +224,6 @@ async fn health(Shared(api): SharedApi) -> Result<Response, ApiError> {
             .collect(),
     };
     json(code, &health)
-}
-
-async fn key(Shared(api): SharedApi) -> Result<Response, ApiError> {
-    json(
-        StatusCode::OK,
-        &Key {
-            key: api.key,
-            id: api.key.id(),
-        },
-    )
 }
 
 #[cfg(test)]

@@ -419,7 +419,11 @@ fn live(topic: &Topic, message: &Message) -> Option<Prediction> {
         | Topic::PredictionHistory(..)
         | Topic::Sample(..)
         | Topic::Events(_)
-        | Topic::Ack(_) => None,
+        | Topic::Ack(_)
+        | Topic::Trust
+        | Topic::Time
+        | Topic::TimeQuestion(_)
+        | Topic::TimeAnswer(_) => None,
     }
 }
 
@@ -453,6 +457,13 @@ fn note_centre(nodes: &mut [NodeView], topic: &Topic, message: &Message) {
                 }
             }
         }
-        Topic::Release { .. } | Topic::Sample(..) | Topic::Events(_) | Topic::Ack(_) => {}
+        Topic::Release { .. }
+        | Topic::Sample(..)
+        | Topic::Events(_)
+        | Topic::Ack(_)
+        | Topic::Trust
+        | Topic::Time
+        | Topic::TimeQuestion(_)
+        | Topic::TimeAnswer(_) => {}
     }
 }
