@@ -130,9 +130,9 @@ impl View {
     fn reasons(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         match self.clock.suspicion(self.keyring.version(), clock().steady) {
-            Some(Suspicion::NoAnswer { during }) => reasons.push(format!(
-                "the coordinator has not proved the time for {} min of link: its messages may be held back",
-                during.as_secs() / 60
+            Some(Suspicion::NoAnswer { at_least }) => reasons.push(format!(
+                "the coordinator has not proved the time for {} s or more of link: its messages may be held back",
+                at_least.as_secs()
             )),
             Some(Suspicion::NoTrust { told }) => {
                 reasons.push(format!("trust document {told} does not come: it may be held back"));
@@ -243,8 +243,8 @@ impl Task {
             self.ask();
             self.save_when_due().await;
             let steady = clock().steady;
-            let ask_at = self.view.borrow().clock.ask_at();
-            let pause = ask_at
+            let pause = self
+                .ask_at()
                 .map_or(LOOK_EVERY, |at| at.saturating_sub(steady))
                 .min(LOOK_EVERY);
             tokio::select! {
@@ -271,34 +271,39 @@ impl Task {
         });
     }
 
+    /// When the time is to be asked for; never by whom no answer would convince.
+    fn ask_at(&self) -> Option<Duration> {
+        let view = self.view.borrow();
+        view.keyring.time_role().and(view.clock.ask_at())
+    }
+
     /// Asks for the time, if it is time for that.
     fn ask(&self) {
         let steady = clock().steady;
-        let due = self
-            .view
-            .borrow()
-            .clock
-            .ask_at()
-            .is_some_and(|at| at <= steady);
-        if !due || self.view.borrow().keyring.time_role().is_none() {
+        if self.ask_at().is_none_or(|at| at > steady) {
             return;
         }
-        let nonce = match getrandom::u64() {
-            Ok(random) => Nonce::from_u64(random),
+        let drawn = getrandom::u64().map(Nonce::from_u64);
+        let sent = match drawn {
+            // One that waits for a stalled link is as good as this one would be; it is asked again later.
+            Ok(nonce) => self
+                .questions
+                .try_send(crate::to_json(&TimeQuestion { v: V1, nonce }))
+                .is_ok(),
             Err(error) => {
                 tracing::error!(%error, "the system gives no random numbers to ask for the time with");
-                return;
+                false
             }
         };
-        // One that waits for a stalled link is as good as this one would be; it is asked again later.
-        let sent = self
-            .questions
-            .try_send(crate::to_json(&TimeQuestion { v: V1, nonce }));
         self.view.send_if_modified(|view| {
-            view.clock.asked(nonce, steady);
-            if sent.is_err() {
-                *view.counts.entry("question-dropped").or_default() += 1;
+            match drawn {
+                Ok(nonce) => view.clock.asked(nonce, steady),
+                Err(_) => view.clock.not_asked(steady),
             }
+            *view
+                .counts
+                .entry(if sent { "question" } else { "question-dropped" })
+                .or_default() += 1;
             false
         });
     }

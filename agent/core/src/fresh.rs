@@ -92,8 +92,8 @@ struct Fresh {
 pub enum Suspicion {
     /// No answer came.
     NoAnswer {
-        /// For so long, while there was a link.
-        during: Duration,
+        /// For so long or longer, while there was a link.
+        at_least: Duration,
     },
     /// The coordinator has a newer trust document than ever came.
     NoTrust {
@@ -209,6 +209,11 @@ impl FreshClock {
         }
     }
 
+    /// Puts the next question off, since none could be drawn.
+    pub const fn not_asked(&mut self, steady: Duration) {
+        self.asked_at = Some(steady);
+    }
+
     /// When the next question is to be asked; `None` while there is no link.
     pub fn ask_at(&self) -> Option<Duration> {
         let since = self.link_since?;
@@ -239,7 +244,9 @@ impl FreshClock {
             .unproven
             .saturating_add(self.link_since.map_or(Duration::ZERO, up));
         if during >= self.config.freeze_after {
-            return Some(Suspicion::NoAnswer { during });
+            return Some(Suspicion::NoAnswer {
+                at_least: self.config.freeze_after,
+            });
         }
         let (told, since) = self.told?;
         let late = known.is_some_and(|known| known < told) && up(since) >= TRUST_GRACE;

@@ -143,15 +143,15 @@ fn whoever_holds_the_answers_back_is_noticed_even_if_the_link_is_cut_now_and_the
     clock.link(false, 1014 * MINUTE);
     clock.link(true, 2000 * MINUTE);
     assert_eq!(none(&clock, 2000), None);
-    let during = 15 * MINUTE;
-    assert_eq!(none(&clock, 2001), Some(Suspicion::NoAnswer { during }));
+    let at_least = 15 * MINUTE;
+    assert_eq!(none(&clock, 2001), Some(Suspicion::NoAnswer { at_least }));
     // What comes unasked proves nothing.
     clock.take(
         &signed("2026-11-25T10:00:00Z", None),
         &keys(&["a"]),
         2001 * MINUTE,
     );
-    assert_eq!(none(&clock, 2001), Some(Suspicion::NoAnswer { during }));
+    assert_eq!(none(&clock, 2001), Some(Suspicion::NoAnswer { at_least }));
     clock.asked(Nonce::from_u64(2), 2002 * MINUTE);
     clock
         .answer(
