@@ -5,6 +5,7 @@ mod raw;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod units;
 
 use std::ffi::OsString;
@@ -15,7 +16,6 @@ use lamppost_agent_core::decode::{DecodeLimits, Decoder, SpecError};
 use lamppost_agent_core::label::LabelSpec;
 use lamppost_agent_core::window::WindowSpec;
 use lamppost_models::message::MESSAGE_BYTES_MAX;
-use lamppost_models::release::PublicKey;
 use lamppost_models::rollout::{TAGS_MAX, Tags};
 use lamppost_models::time::Zone;
 use lamppost_models::{GroupId, ModelName, NodePath, StreamName, TopicRoot};
@@ -23,6 +23,7 @@ use lamppost_models::{GroupId, ModelName, NodePath, StreamName, TopicRoot};
 use crate::outbox::{CAP_BYTES_MIN, LaneLimits, OutboxConfig};
 use crate::publish::Properties;
 use crate::queue::WhenFull;
+use crate::trust::TrustConfig;
 use crate::uplink::UplinkConfig;
 use coordinator::coordinator;
 use raw::RawConfig;
@@ -81,7 +82,7 @@ pub(crate) struct Coordinator {
     pub(crate) uplink: UplinkConfig,
     pub(crate) http: String,
     pub(crate) ca_file: Option<PathBuf>,
-    pub(crate) keys: Vec<PublicKey>,
+    pub(crate) trust: TrustConfig,
 }
 
 /// When the node reports.

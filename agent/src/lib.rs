@@ -7,6 +7,7 @@
 //! - `scorer` (with `prediction`): windows become predictions, on the engine's own thread;
 //! - `publish`: predictions go to the node's own broker and to the uplink;
 //! - `labels`: predictions meet what came true;
+//! - `trust`: whose releases are believed, and what time it is;
 //! - `uplink`: predictions and reports go up, acknowledgements and releases come down;
 //! - [`outbox`]: what could not be sent waits on the disk;
 //! - [`slots`] (with `tap`): releases are fetched, checked, tried beside what runs, activated and rolled back;
@@ -29,11 +30,13 @@ mod scorer;
 pub mod slots;
 mod stats;
 mod tap;
+mod trust;
 mod uplink;
 
 pub use config::{Config, ConfigError};
 pub use queue::WhenFull;
 pub use run::{Ready, RunError, run};
+pub use trust::Believed;
 pub use uplink::{TlsError, UplinkError};
 
 use bytes::Bytes;

@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::labels::{Labels, Qualities};
 use crate::scorer::Facts;
+use crate::slots::Lapses;
 use crate::stats::StreamStats;
+use crate::trust::Believed;
 use crate::uplink::{
     Documents, Identity, Looker, Sight, SpoolState, UplinkState, clock, wall_clock,
 };
@@ -51,6 +53,8 @@ pub(crate) struct Reporter {
     pub(crate) streams: Vec<StreamRow>,
     pub(crate) models: Vec<ModelRow>,
     pub(crate) labels: Labels,
+    pub(crate) believed: Believed,
+    pub(crate) lapses: Lapses,
     pub(crate) spool: watch::Receiver<SpoolState>,
     pub(crate) uplink: watch::Receiver<UplinkState>,
     /// Where it is asked what waits; `None` on a node without a coordinator.
@@ -126,6 +130,8 @@ impl Reporter {
         if let Some(failing) = &self.spool.borrow().failing {
             reasons.push(format!("the outbox fails: {failing}"));
         }
+        reasons.extend(self.believed.reasons());
+        reasons.extend(self.lapses.reasons(self.believed.now()));
         let uplink = self.uplink.borrow();
         if let Some(refused) = &uplink.refused {
             reasons.push(format!("the coordinator's broker refused {refused}"));

@@ -23,6 +23,7 @@ use crate::report::{ModelRow, Reporter, StreamRow};
 use crate::scorer::{Facts, Model, Scored, Scorer};
 use crate::slots::{self, Slots, SlotsError};
 use crate::stats::StreamStats;
+use crate::trust::{self, Believed, TrustConfig, TrustKeeper};
 use crate::uplink::{
     self, Documents, Door, Identity, Looker, Made, Sight, SpoolState, Uplink, UplinkError,
     UplinkState, clock,
@@ -72,6 +73,11 @@ pub enum RunError {
     /// The outbox does not open.
     #[error("the outbox does not open")]
     Outbox(#[from] OutboxError),
+    /// What is remembered of trust documents cannot be read.
+    #[error(
+        "what is remembered of trust documents and times, trust.json in data_dir, cannot be read"
+    )]
+    Trust(#[source] std::io::Error),
     /// The slots do not start.
     #[error("the slots do not start")]
     Slots(#[from] SlotsError),
@@ -156,6 +162,7 @@ struct Parts {
     reporter: JoinHandle<()>,
     labels: JoinHandle<()>,
     slots: Slots,
+    trust: TrustKeeper,
 }
 
 impl Parts {
@@ -180,15 +187,21 @@ impl Parts {
         };
         let (intake_stop, report_stop) = (CancellationToken::new(), CancellationToken::new());
         let (link, receiver) = broker.link("agent")?.split();
+        let (uplink_state, state_watch) = watch::channel(UplinkState::default());
+        let (trust, ends) = shared.start_trust(state_watch).await?;
+        let believed = trust.believed.clone();
         let (labels, labels_task) = Labels::start(shared.labelled());
         let labels_task = tokio::spawn(labels_task);
-        let slots = Slots::start(slots::Config::of(config), labels.clone()).await?;
+        let slots = slots::Config::of(config, believed.clone());
+        let slots = Slots::start(slots, labels.clone()).await?;
         let (documents, documents_watch) = watch::channel(Documents::default());
-        let (uplink, made, seen) = shared.start_uplink(documents_watch, &slots).await?;
+        let (uplink, made, seen) = shared
+            .start_uplink(documents_watch, &slots, (uplink_state, ends))
+            .await?;
         let queue = Arc::new(Queue::new(config.queue, config.when_full));
         let (engine, predictions) = shared.start_engine(&queue, &slots, labels.clone())?;
         let publisher = tokio::spawn(shared.publisher(link.clone(), made).run(predictions));
-        let reporter = shared.reporter(link, documents, &slots, labels.clone(), seen);
+        let reporter = shared.reporter(link, documents, &slots, labels.clone(), (seen, believed));
         let reporter = tokio::spawn(reporter.run(report_stop.clone()));
         shared.wait_for_models(&slots).await;
         let ingest = shared
@@ -204,6 +217,7 @@ impl Parts {
             reporter,
             labels: labels_task,
             slots,
+            trust,
         })
     }
 
@@ -243,6 +257,7 @@ impl Parts {
         join("report", self.reporter).await;
         // Trials ask for labels to the end.
         self.slots.stop().await;
+        self.trust.stop().await;
         join("labels", self.labels).await;
     }
 }
@@ -279,8 +294,9 @@ impl Shared<'_> {
         &self,
         documents: watch::Receiver<Documents>,
         slots: &Slots,
+        (state, trust): (watch::Sender<UplinkState>, trust::Ends),
     ) -> Result<Started, RunError> {
-        let (state, state_watch) = watch::channel(UplinkState::default());
+        let state_watch = state.subscribe();
         let (spool_state, spool_watch) = watch::channel(SpoolState::default());
         let mut seen = Seen {
             spool: spool_watch,
@@ -300,10 +316,23 @@ impl Shared<'_> {
             spool_state,
             documents,
             releases,
+            trust,
             state,
         })?;
         seen.looker = Some(looker);
         Ok((Some(tokio::spawn(uplink.run(incoming))), Some(made), seen))
+    }
+
+    async fn start_trust(
+        &self,
+        uplink: watch::Receiver<UplinkState>,
+    ) -> Result<(TrustKeeper, trust::Ends), RunError> {
+        let config = self.config.coordinator.as_ref();
+        let config =
+            config.map_or_else(TrustConfig::nobody, |coordinator| coordinator.trust.clone());
+        let data_dir = self.config.data_dir.clone();
+        let started = TrustKeeper::start(config, data_dir, uplink).await;
+        started.map_err(RunError::Trust)
     }
 
     /// Waits until what ran last runs again, so that the first windows find it.
@@ -414,7 +443,7 @@ impl Shared<'_> {
         documents: watch::Sender<Documents>,
         slots: &Slots,
         labels: Labels,
-        seen: Seen,
+        (seen, believed): (Seen, Believed),
     ) -> Reporter {
         let streams = self
             .config
@@ -443,6 +472,8 @@ impl Shared<'_> {
                 })
                 .collect(),
             labels,
+            believed,
+            lapses: slots.lapses(),
             spool: seen.spool,
             uplink: seen.uplink,
             looker: seen.looker,

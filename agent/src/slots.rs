@@ -1,9 +1,10 @@
 //! Releases are taken in, bundles are fetched, checked and activated, and a good model keeps running.
 //!
 //! What is decided is decided by [`lamppost_agent_core::slot`]; this is its shell. One task owns the slots of all
-//! models (`task`, `driver`): it verifies releases, writes down what is to be remembered (`record`), and starts `jobs`:
-//! a download (`fetch`) into the folder of bundles (`artifacts`), a check, first in a process made for it and then
-//! in this one (`check`), and a candidate beside the active version in a process of its own (`shadow`). The engine's thread follows a `watch` for each model, which changes in one step.
+//! models (`task`, `driver`): it verifies releases (`releases`, `offers`), writes down what is to be remembered (`record`),
+//! and starts `jobs`: a download (`fetch`) into the folder of bundles (`artifacts`), a check, first in a process made for
+//! it and then in this one (`check`), and a candidate beside the active version in a process of its own (`shadow`). The
+//! engine's thread follows a `watch` for each model, which changes in one step.
 //!
 //! ```text
 //! <data_dir>/slots/<model>.json        what is remembered; .json.old is the one before
@@ -20,10 +21,9 @@ use std::time::Duration;
 use lamppost_agent_core::slot::{Backoff, FAILURES_MAX_DEFAULT};
 use lamppost_engine::Engine;
 use lamppost_models::message::ReportedModel;
-use lamppost_models::release::PublicKey;
 use lamppost_models::rollout::Tags;
 use lamppost_models::time::Zone;
-use lamppost_models::{Digest, FieldName, GroupId, ModelName, NodePath, StreamName};
+use lamppost_models::{Digest, FieldName, GroupId, ModelName, NodePath, StreamName, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::labels::Labels;
 use crate::scorer::Outcome;
 use crate::tap::Tap;
+use crate::trust::Believed;
 use crate::uplink::Delivery;
 
 mod artifacts;
@@ -38,7 +39,9 @@ mod check;
 mod driver;
 mod fetch;
 mod jobs;
+mod offers;
 mod record;
+mod releases;
 mod shadow;
 mod task;
 #[cfg(test)]
@@ -48,6 +51,7 @@ pub use check::check_bundle_main;
 pub(crate) use shadow::said;
 pub use shadow::shadow_bundle_main;
 
+use offers::Lapse;
 use task::Task;
 
 /// Releases that wait for the task: one of each model and group of a large node.
@@ -72,8 +76,8 @@ pub struct Config {
     pub tags: Tags,
     /// Where its hours for changes are counted.
     pub time_zone: Zone,
-    /// Who may sign releases.
-    pub keys: Vec<PublicKey>,
+    /// Who may sign releases, and what time it is.
+    pub believed: Believed,
     /// Where artifacts are: `http://host:port`; without it, only what is on the disk already can run.
     pub server: Option<String>,
     /// Whom an `https` server's certificate must come from; without it, whom the system trusts.
@@ -173,15 +177,47 @@ pub enum SlotsError {
 
 /// What became of releases, by reason.
 #[derive(Debug, Default)]
-struct Counts(Mutex<BTreeMap<&'static str, u64>>);
+struct Counts {
+    kinds: Mutex<BTreeMap<&'static str, u64>>,
+    /// When each one that was taken in expires.
+    lapses: Mutex<Vec<Lapse>>,
+}
 
 impl Counts {
     /// Counts one and says how many there are now.
     fn bump(&self, reason: &'static str) -> u64 {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(reason).or_default();
         *count += 1;
         *count
+    }
+
+    fn show(&self, lapses: Vec<Lapse>) {
+        *self.lapses.lock().unwrap_or_else(PoisonError::into_inner) = lapses;
+    }
+}
+
+/// When releases expire, for the report.
+#[derive(Clone, Debug)]
+pub(crate) struct Lapses(Arc<Counts>);
+
+impl Lapses {
+    /// The releases that have expired by `now`, though nothing newer came, in words.
+    pub(crate) fn reasons(&self, now: Timestamp) -> Vec<String> {
+        let lapses = self.0.lapses.lock().unwrap_or_else(PoisonError::into_inner);
+        let expired = lapses.iter().filter(|lapse| lapse.expires_at <= now);
+        let text = |lapse: &Lapse| {
+            let Lapse {
+                group,
+                model,
+                sequence,
+                expires_at,
+            } = lapse;
+            format!(
+                "release {sequence} of {model} for {group} expired at {expires_at} and nothing newer came: it may be held back"
+            )
+        };
+        expired.map(text).collect()
     }
 }
 
@@ -308,10 +344,15 @@ impl Slots {
         })
     }
 
+    /// When the releases that were taken in expire.
+    pub(crate) fn lapses(&self) -> Lapses {
+        Lapses(Arc::clone(&self.counts))
+    }
+
     /// How many releases were taken in, known already, or refused, by reason.
     pub fn release_counts(&self) -> BTreeMap<&'static str, u64> {
         self.counts
-            .0
+            .kinds
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
@@ -335,7 +376,7 @@ impl Slots {
 
 impl Config {
     /// What the agent's configuration says of the slots.
-    pub(crate) fn of(config: &crate::Config) -> Self {
+    pub(crate) fn of(config: &crate::Config, believed: Believed) -> Self {
         let coordinator = config.coordinator.as_ref();
         let setup = |(index, model): (usize, &crate::config::Model)| ModelSetup {
             name: model.name.clone(),
@@ -363,9 +404,7 @@ impl Config {
             groups: config.groups.clone(),
             tags: config.tags.clone(),
             time_zone: config.time_zone.clone(),
-            keys: coordinator
-                .map(|coordinator| coordinator.keys.clone())
-                .unwrap_or_default(),
+            believed,
             server: coordinator.map(|coordinator| coordinator.http.clone()),
             ca_file: coordinator.and_then(|coordinator| coordinator.ca_file.clone()),
             rate_bytes_per_s: config.artifacts.rate_bytes_per_s,

@@ -38,6 +38,7 @@ use lamppost_models::{Status, Timestamp, Topic, V1};
 use tokio::sync::{mpsc, watch};
 
 use crate::publish::Properties;
+use crate::trust::{self, Mail};
 use backoff::Backoff;
 use held::Held;
 use interface::Feed;
@@ -74,6 +75,7 @@ pub(crate) struct Start {
     pub(crate) spool_state: watch::Sender<SpoolState>,
     pub(crate) documents: watch::Receiver<Documents>,
     pub(crate) releases: mpsc::Sender<Delivery>,
+    pub(crate) trust: trust::Ends,
     pub(crate) state: watch::Sender<UplinkState>,
 }
 
@@ -102,6 +104,8 @@ pub(crate) struct Uplink {
     spool_state: watch::Receiver<SpoolState>,
     documents: watch::Receiver<Documents>,
     releases: mpsc::Sender<Delivery>,
+    trust: trust::Ends,
+    question_topic: Arc<str>,
     state: watch::Sender<UplinkState>,
     pending: Pending,
     events: Replay,
@@ -141,6 +145,7 @@ impl Uplink {
             spool_state,
             documents,
             releases,
+            trust,
             state,
         } = start;
         let tls = config
@@ -190,6 +195,8 @@ impl Uplink {
             spool_state: spool_watch,
             documents,
             releases,
+            trust,
+            question_topic: topic(Topic::TimeQuestion(path.clone())),
             state,
             pending: Pending::new(identity.boot, limits),
             events: Replay::new(Part::Events, EVENTS_WINDOW, config.ack_timeout),
@@ -319,6 +326,8 @@ impl Uplink {
             port = self.config.port,
             "connected to the coordinator"
         );
+        // What was asked of another connection is not answered on this one.
+        while self.trust.questions.try_recv().is_ok() {}
         self.state
             .send_modify(|state| (state.connected, state.refused) = (true, None));
         if online.requests.subscribe(self.filters()).await.is_err() {
@@ -353,6 +362,7 @@ impl Uplink {
                     None => return End::Stopping,
                 },
                 Some(records) = self.stored.recv() => self.hold(records).await,
+                Some(question) = self.trust.questions.recv() => self.ask(online, question),
                 changed = self.documents.changed() => {
                     // The report outlives the uplink; were it gone, there would be nothing new to say.
                     if changed.is_ok() {
@@ -462,10 +472,22 @@ impl Uplink {
                         tracing::debug!("a release came while the agent stops");
                     }
                 }
+                Ok(Topic::Trust) => self.hand_on(Mail::Trust(payload)).await,
+                Ok(Topic::Time) => self.hand_on(Mail::Time(payload)).await,
+                Ok(Topic::TimeAnswer(path)) if path == self.identity.path => {
+                    self.hand_on(Mail::Answer(payload)).await;
+                }
                 Ok(_) | Err(_) => tracing::debug!(topic, "a message that is none of ours"),
             },
         }
         None
+    }
+
+    async fn hand_on(&self, mail: Mail) {
+        // It takes no longer than to write a small file; when the task is gone, the agent stops.
+        if self.trust.mail.send(mail).await.is_err() {
+            tracing::debug!("a trust document or time came while the agent stops");
+        }
     }
 
     async fn acknowledge(&mut self, payload: &[u8]) {
@@ -540,15 +562,23 @@ impl Uplink {
 
     fn filters(&self) -> Vec<String> {
         let root = &self.identity.root;
-        let own = root.format(&Topic::Ack(self.identity.path.clone()));
-        std::iter::once(own)
-            .chain(
-                self.identity
-                    .groups
-                    .iter()
-                    .map(|group| root.releases_filter(group)),
-            )
-            .collect()
+        let path = &self.identity.path;
+        // The keys and the time come first, so that releases find them.
+        [
+            Topic::Trust,
+            Topic::Time,
+            Topic::TimeAnswer(path.clone()),
+            Topic::Ack(path.clone()),
+        ]
+        .iter()
+        .map(|topic| root.format(topic))
+        .chain(
+            self.identity
+                .groups
+                .iter()
+                .map(|group| root.releases_filter(group)),
+        )
+        .collect()
     }
 
     /// The status that says that the node is down.

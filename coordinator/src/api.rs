@@ -370,4 +370,7 @@ pub struct Key {
     pub key: PublicKey,
     /// Its id, as envelopes name it.
     pub id: String,
+    /// Further keys that sign, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further: Vec<PublicKey>,
 }

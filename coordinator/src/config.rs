@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lamppost_models::key::ROLE_KEYS_MAX;
 use lamppost_models::{NodeId, NodePath, SiteId, TopicRoot};
 use serde::Deserialize;
 
@@ -32,6 +33,8 @@ pub struct Config {
     pub predictions: PredictionLimits,
     /// How long a signed release is valid.
     pub release_lifetime: Duration,
+    /// Files of the secret keys that sign releases; without any, the data directory's own.
+    pub release_signers: Vec<PathBuf>,
     /// Where the addresses are written as JSON once the coordinator serves; only from the command line.
     pub ready_file: Option<PathBuf>,
     /// The program that checks pushed bundles in a process of its own; without one they are checked in this process.
@@ -182,6 +185,7 @@ impl Default for Config {
                 node_bytes_max: 64 << 20,
             },
             release_lifetime: Duration::from_hours(30 * 24),
+            release_signers: Vec::new(),
             ready_file: None,
             checker: None,
         }
@@ -284,6 +288,12 @@ impl Config {
                 mend: "choose 1m to 3650d",
             });
         }
+        within(
+            "releases.signers",
+            self.release_signers.len() as u64,
+            0..=ROLE_KEYS_MAX as u64,
+            "name 16 files at most",
+        )?;
         let stale_after = self.inventory.stale_after;
         if stale_after < Duration::from_secs(1) || stale_after > Duration::from_hours(24 * 30) {
             let value = humantime::format_duration(stale_after).to_string();

@@ -1,4 +1,5 @@
-//! The key pair that signs releases: `release.key` and `release.pub` in the data directory.
+//! Files of secret keys, and those that sign releases: the files of the configuration, or `release.key` in the data
+//! directory, which is made when it is needed first.
 
 use std::fs;
 use std::io;
@@ -6,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use lamppost_models::key::{PublicKey, SecretKey};
 use lamppost_models::release::ReleaseKey;
+use lamppost_models::{Envelope, Release};
 
 use crate::files;
 
@@ -41,43 +44,77 @@ pub enum KeyError {
         /// Its mode.
         mode: u32,
     },
+    /// Two files hold the same key.
+    #[error("{} holds a key that releases.signers names before: name each once", path.display())]
+    Twice {
+        /// The file.
+        path: PathBuf,
+    },
     /// The system has no random numbers.
     #[error("the system gives no random numbers for a new key")]
     Random(#[source] io::Error),
 }
 
-/// Reads the key pair, or makes it when there is none.
-///
-/// # Errors
-/// [`KeyError`] when it can be neither read nor made. A key that is there is never replaced.
-pub(crate) fn load_or_make(data_dir: &Path) -> Result<ReleaseKey, KeyError> {
+/// The keys that sign releases and times; one or more.
+#[derive(Debug)]
+pub(crate) struct Signers {
+    first: SecretKey,
+    further: Vec<SecretKey>,
+}
+
+impl Signers {
+    /// Reads the configured files; without any, the data directory's own, which is made when there is none.
+    ///
+    /// # Errors
+    /// [`KeyError`] when one can be neither read nor made. A key that is there is never replaced.
+    pub(crate) fn load(data_dir: &Path, files: &[PathBuf]) -> Result<Self, KeyError> {
+        let Some((first, rest)) = files.split_first() else {
+            return Ok(Self {
+                first: load_or_make(data_dir)?,
+                further: Vec::new(),
+            });
+        };
+        let mut signers = Self {
+            first: read_secret(first)?,
+            further: Vec::new(),
+        };
+        for path in rest {
+            let key = read_secret(path)?;
+            if signers.public().contains(&key.public()) {
+                return Err(KeyError::Twice { path: path.clone() });
+            }
+            signers.further.push(key);
+        }
+        Ok(signers)
+    }
+
+    /// Signs a release with all of them.
+    pub(crate) fn sign(&self, release: &Release) -> Result<Envelope, serde_json::Error> {
+        Envelope::seal(release, &self.first, &self.further)
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &SecretKey> {
+        std::iter::once(&self.first).chain(&self.further)
+    }
+
+    /// Their public halves.
+    pub(crate) fn public(&self) -> Vec<PublicKey> {
+        self.all().map(SecretKey::public).collect()
+    }
+}
+
+/// Reads the data directory's key pair, or makes it when there is none.
+fn load_or_make(data_dir: &Path) -> Result<ReleaseKey, KeyError> {
     let path = data_dir.join(SECRET);
-    let failed = |action| {
-        let path = path.clone();
-        move |source| KeyError::Io {
-            path,
-            action,
-            source,
-        }
-    };
-    let seed = match fs::read_to_string(&path) {
-        Ok(text) => {
-            check_mode(&path)?;
-            decode(&text).ok_or_else(|| KeyError::Malformed { path: path.clone() })?
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut seed = [0; 32];
-            getrandom::fill(&mut seed)
-                .map_err(|error| KeyError::Random(io::Error::other(error)))?;
-            let text = format!("{}\n", BASE64.encode(seed));
-            files::write_whole(&path, text.as_bytes(), 0o600)
-                .map_err(failed("write the new key"))?;
+    let key = match read_secret(&path) {
+        Err(KeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            let key = make_secret(&path)?;
             tracing::info!(path = %path.display(), "a key for signing releases was made: back it up");
-            seed
+            key
         }
-        Err(error) => return Err(failed("read the key")(error)),
+        read => read?,
     };
-    let key = ReleaseKey::from_seed(&seed);
     let public = data_dir.join(PUBLIC);
     let text = format!("{}\n", key.public());
     if fs::read_to_string(&public).ok().as_deref() != Some(&text) {
@@ -89,6 +126,43 @@ pub(crate) fn load_or_make(data_dir: &Path) -> Result<ReleaseKey, KeyError> {
         })?;
     }
     Ok(key)
+}
+
+/// Reads a file with a secret key, which others must not be able to read.
+///
+/// # Errors
+/// [`KeyError`] when it cannot be read, holds no key, or others can read it.
+pub(crate) fn read_secret(path: &Path) -> Result<SecretKey, KeyError> {
+    let text = fs::read_to_string(path).map_err(|source| KeyError::Io {
+        path: path.to_owned(),
+        action: "read the key",
+        source,
+    })?;
+    check_mode(path)?;
+    let seed = decode(&text).ok_or_else(|| KeyError::Malformed {
+        path: path.to_owned(),
+    })?;
+    Ok(SecretKey::from_seed(&seed))
+}
+
+/// Makes a key and writes its secret half to a file that is not there, for its owner's eyes only.
+///
+/// # Errors
+/// [`KeyError`] when the file is there already or cannot be written, or the system gives no random numbers.
+pub(crate) fn make_secret(path: &Path) -> Result<SecretKey, KeyError> {
+    let failed = |source| KeyError::Io {
+        path: path.to_owned(),
+        action: "write the new key",
+        source,
+    };
+    if path.try_exists().map_err(failed)? {
+        return Err(failed(io::Error::from(io::ErrorKind::AlreadyExists)));
+    }
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| KeyError::Random(io::Error::other(error)))?;
+    let text = format!("{}\n", BASE64.encode(seed));
+    files::write_whole(path, text.as_bytes(), 0o600).map_err(failed)?;
+    Ok(SecretKey::from_seed(&seed))
 }
 
 fn decode(text: &str) -> Option<[u8; 32]> {

@@ -9,7 +9,8 @@
 //! - `centre` is the one owner of the `state`: inventory, models, rollouts, and what nodes delivered. It takes messages
 //!   in rounds: one commit, then the acknowledgements;
 //! - `driver` looks at rollouts and has them go on, `downloads` bounds what goes out to nodes;
-//! - `releases` signs with `key` what each group should run, and keeps it on the update topics;
+//! - `releases` signs with `key` what each group should run, and keeps it on the update topics; `trust` tells nodes which
+//!   keys to believe, and what time it is;
 //! - [`cli`] is the command line, a client of the API apart from `serve`.
 //!
 //! What is decided without a clock or a disk is in `lamppost-coordinator-core`.
@@ -36,6 +37,7 @@ mod preflight;
 mod releases;
 mod server;
 mod state;
+mod trust;
 mod units;
 
 pub use bus::{ExternalError, StartBusError, TlsError};
@@ -44,3 +46,4 @@ pub use key::KeyError;
 pub use preflight::Checker;
 pub use server::{Ready, RunError, run};
 pub use state::OpenStateError;
+pub use trust::InstallError;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lamppost_coordinator_core::rollout::{Rollout, Target};
-use lamppost_models::release::{ReleaseKey, Sequence};
+use lamppost_models::release::Sequence;
 use lamppost_models::{Timestamp, Topic, TopicRoot};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bus::{Bus, Outgoing};
 use crate::centre::Centre;
 use crate::clock::now;
+use crate::key::Signers;
 use crate::state::State;
 
 /// How often it is looked whether a release must be signed anew or was missed; a release lives a minute or longer.
@@ -39,7 +40,7 @@ impl Releases {
 
 /// The task that publishes.
 pub(crate) struct ReleaseTask {
-    key: Arc<ReleaseKey>,
+    key: Arc<Signers>,
     root: TopicRoot,
     centre: Centre,
     bus: Bus,
@@ -50,7 +51,7 @@ pub(crate) struct ReleaseTask {
 
 impl ReleaseTask {
     pub(crate) fn new(
-        key: Arc<ReleaseKey>,
+        key: Arc<Signers>,
         root: TopicRoot,
         centre: Centre,
         bus: Bus,

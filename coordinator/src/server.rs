@@ -22,9 +22,12 @@ use crate::driver::Driver;
 use crate::encodings::Encodings;
 use crate::files;
 use crate::http::{self, Api, Room};
-use crate::key::{self, KeyError};
+use crate::key::{KeyError, Signers};
 use crate::releases::ReleaseTask;
 use crate::state::{OpenStateError, Settings, State};
+use crate::trust::announce::Announcer;
+use crate::trust::answers::Answerer;
+use crate::trust::{Authority, InstallError};
 
 /// Who uses the data directory; true while the store in it is locked.
 const CLAIM: &str = "running.json";
@@ -76,6 +79,9 @@ pub enum RunError {
     /// There is no key to sign with.
     #[error("there is no key to sign releases with")]
     Key(#[from] KeyError),
+    /// Nodes would not believe what the keys sign.
+    #[error("the trust documents do not fit this coordinator")]
+    Trust(#[from] InstallError),
     /// The bus does not start.
     #[error(transparent)]
     Bus(#[from] StartBusError),
@@ -151,13 +157,14 @@ struct Parts {
     state_dir: PathBuf,
     artifacts: Arc<Artifacts>,
     downloads: Arc<Downloads>,
-    key: Arc<lamppost_models::release::ReleaseKey>,
+    authority: Arc<Authority>,
 }
 
 async fn open(config: &Config) -> Result<Parts, RunError> {
     let (data_dir, settings) = (config.data_dir.clone(), Settings::of(config));
+    let signers = config.release_signers.clone();
     let at_once_max = config.http.downloads_per_backhaul;
-    let opening = move || open_blocking(&data_dir, settings, at_once_max);
+    let opening = move || open_blocking(&data_dir, settings, &signers, at_once_max);
     let opened = tokio::task::spawn_blocking(opening).await;
     opened.unwrap_or(Err(RunError::Ended {
         part: "the opening of the data directory",
@@ -167,6 +174,7 @@ async fn open(config: &Config) -> Result<Parts, RunError> {
 fn open_blocking(
     data_dir: &Path,
     settings: Settings,
+    signers: &[PathBuf],
     at_once_max: Option<u32>,
 ) -> Result<Parts, RunError> {
     let failed = |path: &Path, action| {
@@ -181,7 +189,8 @@ fn open_blocking(
     // The store keeps other processes out, so that it comes first.
     let state_dir = data_dir.join("state");
     let mut state = State::open(&state_dir, settings).map_err(|error| taken(data_dir, error))?;
-    let key = Arc::new(key::load_or_make(data_dir)?);
+    let signers = Arc::new(Signers::load(data_dir, signers)?);
+    let authority = Arc::new(Authority::open(data_dir, signers)?);
     let known: BTreeMap<_, _> = state.models().map(|row| (row.digest, row.bytes)).collect();
     let dir = data_dir.join("artifacts");
     let complete = state.complete();
@@ -216,7 +225,7 @@ fn open_blocking(
         state_dir,
         artifacts: Arc::new(artifacts),
         downloads: Arc::new(Downloads::new(at_once_max, now(), today)),
-        key,
+        authority,
     })
 }
 
@@ -282,16 +291,16 @@ fn start(
         state_dir,
         artifacts,
         downloads,
-        key,
+        authority,
     } = parts;
     let (stop_api, api_tasks) = (stop.child_token(), TaskTracker::new());
     let (centre, owner) = Owner::new(state_dir, state, inbox, bus.clone());
     let runtime = tokio::runtime::Handle::current();
     let until = stop.clone();
     let owner = tasks.spawn_blocking(move || runtime.block_on(owner.run(until)));
-    let public = key.public();
+    announce(config, &authority, bus, (tasks, &stop_api));
     let (releases, task) = ReleaseTask::new(
-        key,
+        Arc::clone(authority.signers()),
         config.root.clone(),
         Centre::clone(&centre),
         bus.clone(),
@@ -310,7 +319,7 @@ fn start(
         downloads,
         releases,
         bus: bus.clone(),
-        key: public,
+        authority,
         checker: config.checker.clone(),
         token: config.http.token.clone(),
         stop: stop_api.clone(),
@@ -333,6 +342,27 @@ fn start(
         stop_api,
         api_tasks,
     }
+}
+
+/// Starts what tells nodes of keys and time; a node does without for a while.
+fn announce(
+    config: &Config,
+    authority: &Arc<Authority>,
+    bus: &Bus,
+    (tasks, stop): (&TaskTracker, &CancellationToken),
+) {
+    let announcer = Announcer {
+        authority: Arc::clone(authority),
+        root: config.root.clone(),
+        bus: bus.clone(),
+    };
+    let answerer = Answerer {
+        authority: Arc::clone(authority),
+        root: config.root.clone(),
+        bus: bus.clone(),
+    };
+    tasks.spawn(announcer.run(stop.clone()));
+    tasks.spawn(answerer.run(stop.clone()));
 }
 
 impl Running {

@@ -239,6 +239,11 @@ hex_id!(
     RolloutId, "rollout id"
 );
 
+hex_id!(
+    /// One question for the time, drawn at random when it is asked.
+    Nonce, "nonce"
+);
+
 /// Names one prediction for ever: the boot that made it and its number within that boot.
 ///
 /// On the wire it is `<boot>-<number>`, for example `9f3a1c2b4d5e6f70-42`.

@@ -11,6 +11,7 @@
 //! - [`ledger`]: what a node tells of its records by number, so that none is lost in silence;
 //! - [`key`] and [`seal`]: who may sign, and signatures over exact bytes;
 //! - [`release`]: which version of a model a group runs, in a signed envelope;
+//! - [`trust`]: which keys may sign, as a chain of documents, and [`signed_time`]: what time it is;
 //! - [`rollout`]: for which of its nodes a candidate is meant, and what each of them checks;
 //! - [`trial`]: what a node found;
 //! - [`manifest`] and [`bundle`]: a model with all that is needed to run and to check it.
@@ -29,9 +30,11 @@ pub mod reading;
 pub mod release;
 pub mod rollout;
 pub mod seal;
+pub mod signed_time;
 pub mod time;
 pub mod topic;
 pub mod trial;
+pub mod trust;
 mod version;
 
 pub use bundle::Bundle;
@@ -41,6 +44,8 @@ pub use manifest::Manifest;
 pub use message::{Ack, Prediction, PredictionBatch, Reported, Sample, Status};
 pub use reading::{Reading, Value};
 pub use release::{Envelope, Release};
+pub use signed_time::SignedTime;
 pub use time::Timestamp;
 pub use topic::{NodePath, Topic, TopicRoot};
+pub use trust::Trust;
 pub use version::V1;

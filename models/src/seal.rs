@@ -9,6 +9,7 @@ use ed25519_dalek::Signer as _;
 use serde::{Deserialize, Serialize};
 
 use crate::key::{PublicKey, ROLE_KEYS_MAX, Role, SecretKey};
+use crate::version::V1;
 
 /// Most signatures that are looked at: those of an old and of a new role, both as large as they may be.
 pub const SIGNATURES_MAX: usize = 2 * ROLE_KEYS_MAX;
@@ -20,6 +21,17 @@ pub struct Signature {
     pub key: String,
     /// Ed25519 (RFC 8032), base64.
     pub signature: String,
+}
+
+/// A payload with the signatures of any number of keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed {
+    /// Format version.
+    pub v: V1,
+    /// Who signed; at most [`SIGNATURES_MAX`].
+    pub signatures: Vec<Signature>,
+    /// What was signed: JSON in base64.
+    pub payload: String,
 }
 
 /// Why signatures do not carry a payload.
@@ -57,6 +69,43 @@ pub enum SealError {
         /// How many must.
         threshold: usize,
     },
+}
+
+impl Sealed {
+    pub(crate) fn new(payload: &[u8]) -> Self {
+        Self {
+            v: V1,
+            signatures: Vec::new(),
+            payload: BASE64.encode(payload),
+        }
+    }
+
+    /// Adds the signature of `key`, in place of one that it has given before.
+    pub(crate) fn sign(&mut self, prefix: &[u8], key: &SecretKey) -> Result<(), SealError> {
+        let signature = sign(prefix, &decode_payload(&self.payload)?, key);
+        self.signatures.retain(|known| known.key != signature.key);
+        self.signatures.push(signature);
+        Ok(())
+    }
+
+    /// The payload, whoever signed it.
+    pub(crate) fn payload(&self) -> Result<Vec<u8>, SealError> {
+        decode_payload(&self.payload)
+    }
+
+    /// The payload, which as many keys of `role` signed as it asks for, and the ids of all of them.
+    pub(crate) fn open(
+        &self,
+        prefix: &[u8],
+        role: &Role,
+    ) -> Result<(Vec<u8>, Vec<String>), SealError> {
+        open(prefix, &self.payload, &self.signatures, role)
+    }
+
+    /// Which keys of `role` signed; fewer than it asks for, maybe, or none.
+    pub(crate) fn signers(&self, prefix: &[u8], role: &Role) -> Result<Vec<PublicKey>, SealError> {
+        signers(prefix, &self.payload()?, &self.signatures, role)
+    }
 }
 
 pub(crate) fn decode_payload(payload: &str) -> Result<Vec<u8>, SealError> {

@@ -38,6 +38,10 @@ pub enum Topic {
         /// The model it is about.
         model: ModelName,
     },
+    /// Retained [`crate::trust::Chain`].
+    Trust,
+    /// Retained [`crate::SignedTime`].
+    Time,
     /// Retained [`crate::Status`] of a node; its last will.
     Status(NodePath),
     /// Retained [`crate::Reported`] of a node.
@@ -52,6 +56,10 @@ pub enum Topic {
     Events(NodePath),
     /// [`crate::Ack`]s of the coordinator to a node.
     Ack(NodePath),
+    /// [`crate::signed_time::TimeQuestion`]s of a node.
+    TimeQuestion(NodePath),
+    /// [`crate::SignedTime`]s of the coordinator, each for a question.
+    TimeAnswer(NodePath),
 }
 
 /// Why a string is no valid topic root.
@@ -157,6 +165,7 @@ impl TopicRoot {
             NodeTopicKind::PredictionHistory => format!("{}/nodes/+/+/pred-hist/+", self.0),
             NodeTopicKind::Sample => format!("{}/nodes/+/+/sample/+", self.0),
             NodeTopicKind::Events => format!("{}/nodes/+/+/events", self.0),
+            NodeTopicKind::TimeQuestion => format!("{}/nodes/+/+/time", self.0),
         }
     }
 }
@@ -176,6 +185,8 @@ pub enum NodeTopicKind {
     Sample,
     /// [`Topic::Events`].
     Events,
+    /// [`Topic::TimeQuestion`].
+    TimeQuestion,
 }
 
 fn parse_levels(levels: &[&str]) -> Result<Option<Topic>, ParseNameError> {
@@ -184,6 +195,8 @@ fn parse_levels(levels: &[&str]) -> Result<Option<Topic>, ParseNameError> {
             group: group.parse()?,
             model: model.parse()?,
         },
+        ["trust"] => Topic::Trust,
+        ["time"] => Topic::Time,
         ["nodes", site, node, rest @ ..] => {
             let at = NodePath {
                 site: site.parse()?,
@@ -194,6 +207,8 @@ fn parse_levels(levels: &[&str]) -> Result<Option<Topic>, ParseNameError> {
                 ["reported"] => Topic::Reported(at),
                 ["events"] => Topic::Events(at),
                 ["ack"] => Topic::Ack(at),
+                ["time"] => Topic::TimeQuestion(at),
+                ["time", "answer"] => Topic::TimeAnswer(at),
                 ["pred", stream] => Topic::Prediction(at, stream.parse()?),
                 ["pred-hist", stream] => Topic::PredictionHistory(at, stream.parse()?),
                 ["sample", stream] => Topic::Sample(at, stream.parse()?),
@@ -217,6 +232,10 @@ impl fmt::Display for Topic {
             Self::Sample(at, stream) => write!(f, "nodes/{at}/sample/{stream}"),
             Self::Events(at) => write!(f, "nodes/{at}/events"),
             Self::Ack(at) => write!(f, "nodes/{at}/ack"),
+            Self::Trust => f.write_str("trust"),
+            Self::Time => f.write_str("time"),
+            Self::TimeQuestion(at) => write!(f, "nodes/{at}/time"),
+            Self::TimeAnswer(at) => write!(f, "nodes/{at}/time/answer"),
         }
     }
 }

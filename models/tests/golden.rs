@@ -17,7 +17,10 @@ use lamppost_models::ledger::EventBatch;
 use lamppost_models::manifest::{Golden, Manifest};
 use lamppost_models::message::{NodeRow, PredictionBatch, SampleBatch};
 use lamppost_models::release::{Envelope, PublicKey, Release, ReleaseKey};
-use lamppost_models::{Ack, Prediction, Reported, Status};
+use lamppost_models::seal::Sealed;
+use lamppost_models::signed_time::TimeQuestion;
+use lamppost_models::trust::Chain;
+use lamppost_models::{Ack, Prediction, Reported, SignedTime, Status, Trust};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -26,7 +29,7 @@ use serde_json::Value;
 type Check = fn(&str);
 
 /// Every file, with the type that reads it.
-const FILES: [(&str, Check); 24] = [
+const FILES: [(&str, Check); 30] = [
     ("ack.json", holds::<Ack>),
     ("event-batch.json", holds::<EventBatch>),
     ("golden.json", holds::<Golden>),
@@ -41,16 +44,22 @@ const FILES: [(&str, Check); 24] = [
     ("prediction-classification.json", holds::<Prediction>),
     ("prediction-forecast.json", holds::<Prediction>),
     ("release-envelope.json", holds::<Envelope>),
+    ("release-envelope-two.json", holds::<Envelope>),
     ("release-candidate.json", holds::<Release>),
     ("release.json", holds::<Release>),
     ("reported-ledger.json", holds::<Reported>),
     ("reported-trial.json", holds::<Reported>),
     ("reported.json", holds::<Reported>),
     ("sample-batch.json", holds::<SampleBatch>),
+    ("signed-time.json", holds::<Sealed>),
     ("status-degraded.json", holds::<Status>),
     ("status-down.json", holds::<Status>),
     ("status-tags.json", holds::<Status>),
     ("status-up.json", holds::<Status>),
+    ("time.json", holds::<SignedTime>),
+    ("time-question.json", holds::<TimeQuestion>),
+    ("trust.json", holds::<Trust>),
+    ("trust-chain.json", holds::<Chain>),
 ];
 
 fn holds<T: Serialize + DeserializeOwned>(file: &str) {

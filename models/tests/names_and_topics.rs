@@ -20,7 +20,7 @@ fn root() -> impl Strategy<Value = TopicRoot> {
 }
 
 fn topic() -> impl Strategy<Value = Topic> {
-    (0..8_u8, NAME, NAME, NAME).prop_map(|(kind, one, two, three)| {
+    (0..12_u8, NAME, NAME, NAME).prop_map(|(kind, one, two, three)| {
         let at = NodePath {
             site: one.parse().expect("a name"),
             node: two.parse().expect("a name"),
@@ -37,7 +37,11 @@ fn topic() -> impl Strategy<Value = Topic> {
             4 => Topic::PredictionHistory(at, stream),
             5 => Topic::Sample(at, stream),
             6 => Topic::Events(at),
-            _ => Topic::Ack(at),
+            7 => Topic::Ack(at),
+            8 => Topic::TimeQuestion(at),
+            9 => Topic::TimeAnswer(at),
+            10 => Topic::Time,
+            _ => Topic::Trust,
         }
     })
 }
@@ -104,6 +108,7 @@ proptest! {
             (NodeTopicKind::PredictionHistory, matches!(topic, Topic::PredictionHistory(..))),
             (NodeTopicKind::Sample, matches!(topic, Topic::Sample(..))),
             (NodeTopicKind::Events, matches!(topic, Topic::Events(_))),
+            (NodeTopicKind::TimeQuestion, matches!(topic, Topic::TimeQuestion(_))),
         ];
         for (kind, ours) in kinds {
             prop_assert_eq!(matches(&root.nodes_filter(kind), &text), ours, "{:?} {}", kind, text);
@@ -260,6 +265,16 @@ fn the_topics_are_those_of_the_documentation() {
             Topic::Events(at.clone()),
             "lamppost/v1/nodes/minneapolis/gw-1/events",
         ),
+        (
+            Topic::TimeQuestion(at.clone()),
+            "lamppost/v1/nodes/minneapolis/gw-1/time",
+        ),
+        (
+            Topic::TimeAnswer(at.clone()),
+            "lamppost/v1/nodes/minneapolis/gw-1/time/answer",
+        ),
+        (Topic::Time, "lamppost/v1/time"),
+        (Topic::Trust, "lamppost/v1/trust"),
         (Topic::Ack(at), "lamppost/v1/nodes/minneapolis/gw-1/ack"),
     ] {
         assert_eq!(root.format(&topic), text);
@@ -289,7 +304,9 @@ fn foreign_topics_are_refused_and_the_error_says_why() {
         "nodes/a/b/pred",
         "nodes/a/b/status/x",
         "nodes/a/b/x/y",
-        "time",
+        "nodes/a/b/time/question",
+        "times",
+        "trust/x",
     ] {
         assert!(
             matches!(

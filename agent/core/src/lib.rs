@@ -10,9 +10,12 @@
 //! - [`pace`]: how fast, and how much in a day, history may go up;
 //! - [`latency`]: quantiles of inference times in bounded memory;
 //! - [`trial`]: what was found of a version against the terms that its release sets;
+//! - [`keyring`] and [`fresh`]: whose signatures are believed, what time it is at least, and whether anything is held back;
 //! - [`slot`]: releases come in, bundles are fetched, tried and activated, and a good model keeps running.
 
 pub mod decode;
+pub mod fresh;
+pub mod keyring;
 pub mod label;
 pub mod latency;
 pub mod outbox;

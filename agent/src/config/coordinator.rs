@@ -8,6 +8,7 @@ use lamppost_models::NodePath;
 use lamppost_models::ledger::Durability;
 
 use super::raw::{RawCoordinator, RawOutbox};
+use super::trust;
 use super::units::{Bytes, Limit};
 use super::{
     Coordinator, MEMORY_RECORDS_MAX, MESSAGE_BYTES_MIN, Outcome, PASSWORD_FILE_BYTES_MAX,
@@ -28,18 +29,7 @@ pub(super) fn coordinator(
             "a URL such as \"http://192.0.2.1:7880\"",
         );
     }
-    let mut keys = Vec::new();
-    for (at, key) in raw.keys.iter().enumerate() {
-        let Ok(key) = key.parse() else {
-            let wanted = "a public key as `lamppost serve` prints it: \"ed25519:\" and 44 characters of base64";
-            return refuse(
-                format!("coordinator.keys[{at}]"),
-                format!("{key:?}"),
-                wanted,
-            );
-        };
-        keys.push(key);
-    }
+    let trust = trust::trust(&raw)?;
     check_times(&raw)?;
     within(
         "coordinator.memory_records",
@@ -93,7 +83,7 @@ pub(super) fn coordinator(
         uplink,
         http: raw.http,
         ca_file: raw.ca_file,
-        keys,
+        trust,
     })
 }
 

@@ -76,6 +76,10 @@ pub(super) struct RawCoordinator {
     pub(super) mqtt: String,
     pub(super) http: String,
     pub(super) keys: Vec<String>,
+    pub(super) root: Option<RawRoot>,
+    pub(super) trust_file: Option<PathBuf>,
+    #[serde(default = "default_freeze_after", with = "span")]
+    pub(super) freeze_after: Duration,
     pub(super) username: Option<String>,
     pub(super) password: Option<Secret>,
     pub(super) password_file: Option<PathBuf>,
@@ -104,6 +108,23 @@ pub(super) struct RawCoordinator {
     pub(super) rate: Limit,
     #[serde(default = "no_limit")]
     pub(super) budget_per_day: Limit,
+}
+
+/// `coordinator.root`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRoot {
+    pub(super) keys: Vec<String>,
+    #[serde(default = "default_threshold")]
+    pub(super) threshold: usize,
+}
+
+const fn default_threshold() -> usize {
+    1
+}
+
+const fn default_freeze_after() -> Duration {
+    seconds(15 * 60)
 }
 
 const fn default_replay_spread() -> Duration {

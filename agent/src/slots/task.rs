@@ -5,10 +5,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lamppost_agent_core::slot::{Effect, Input, SlotRecord, Taken};
+use lamppost_agent_core::slot::{Effect, Input, SlotRecord};
 use lamppost_models::key::Role;
-use lamppost_models::release::{EnvelopeError, PublicKey, Verified};
-use lamppost_models::{Digest, Envelope, ModelName};
+use lamppost_models::{Digest, ModelName};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -19,12 +18,13 @@ use super::check::Checks;
 use super::driver::Driver;
 use super::fetch::Fetcher;
 use super::jobs::{self, Done, Shared, What};
+use super::offers::Offers;
 use super::record::Records;
 use super::shadow::{self, Shadows};
 use super::{Config, Counts, Inbox, Seen, SlotsError};
 use crate::labels::Labels;
-use crate::stats::is_milestone;
-use crate::uplink::{Delivery, wall_clock};
+use crate::trust::Believed;
+use crate::uplink::wall_clock;
 
 /// What jobs have to say, waiting for the task.
 const DONE_MAX: usize = 64;
@@ -33,12 +33,16 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The task's state.
 pub(super) struct Task {
-    keys: Vec<PublicKey>,
+    pub(super) believed: Believed,
+    /// What was believed when releases were last looked at.
+    pub(super) revision: u64,
+    pub(super) trusted: Option<Role>,
+    pub(super) offers: Offers,
     records: Records,
     shared: Arc<Shared>,
-    drivers: BTreeMap<ModelName, Driver>,
+    pub(super) drivers: BTreeMap<ModelName, Driver>,
     labels: Labels,
-    counts: Arc<Counts>,
+    pub(super) counts: Arc<Counts>,
     jobs: TaskTracker,
     done: mpsc::Sender<Done>,
     done_in: mpsc::Receiver<Done>,
@@ -104,7 +108,10 @@ impl Task {
         let jobs = TaskTracker::new();
         Ok((
             Self {
-                keys: config.keys,
+                believed: config.believed,
+                revision: 0,
+                trusted: None,
+                offers: Offers::new(config.groups.clone()),
                 records,
                 shared,
                 drivers,
@@ -125,6 +132,8 @@ impl Task {
         for model in &models {
             self.settle(model).await;
         }
+        // The configuration's keys may be others than those of the last run.
+        self.believe().await;
         while !self.stop.is_cancelled() {
             let retry_at = self
                 .drivers
@@ -141,6 +150,8 @@ impl Task {
                 () = self.stop.cancelled() => {}
                 () = retry => self.retry().await,
                 Some(done) = self.done_in.recv() => self.done(done).await,
+                // It ends with the agent alone.
+                Ok(()) = self.believed.0.changed() => self.believe().await,
                 Some(delivery) = inbox.releases.recv() => self.release(delivery).await,
                 Some((model, digest)) = inbox.worked.recv() => {
                     self.input(&model, Input::InferenceWorked { digest }).await;
@@ -193,59 +204,6 @@ impl Task {
         }
     }
 
-    async fn release(
-        &mut self,
-        Delivery {
-            group,
-            model,
-            payload,
-        }: Delivery,
-    ) {
-        if payload.is_empty() {
-            self.counts.bump("withdrawn");
-            tracing::info!(%group, %model, "a release was withdrawn; what it named goes on");
-            return;
-        }
-        let Some(driver) = self.drivers.get_mut(&model) else {
-            self.counts.bump("other-model");
-            tracing::debug!(%group, %model, "a release of a model that no stream names");
-            return;
-        };
-        let (kind, reason) = match Role::new(self.keys.clone(), 1)
-            .map_err(EnvelopeError::from)
-            .and_then(|role| Envelope::verify(&payload, &role))
-        {
-            Err(error) => (envelope_kind(&error), crate::error_chain(&error)),
-            Ok(Verified { release, signers }) => {
-                match driver
-                    .machine
-                    .release(&group, &model, &release, &signers, wall_clock())
-                {
-                    Ok(taken) => {
-                        let (sequence, version) = (release.sequence, &release.stable.version);
-                        match taken {
-                            Taken::New => {
-                                self.counts.bump("new");
-                                tracing::info!(%group, %model, %sequence, %version, "a release was taken in");
-                            }
-                            Taken::Known => {
-                                self.counts.bump("known");
-                                tracing::debug!(%group, %model, %sequence, %version, "a release is known already");
-                            }
-                        }
-                        self.settle(&model).await;
-                        return;
-                    }
-                    Err(refusal) => (refusal.kind(), refusal.to_string()),
-                }
-            }
-        };
-        let count = self.counts.bump(kind);
-        if is_milestone(count) {
-            tracing::warn!(%group, %model, kind, count, reason, "a release was refused");
-        }
-    }
-
     async fn done(&mut self, Done { model, what }: Done) {
         let Some(driver) = self.drivers.get_mut(&model) else {
             return;
@@ -276,7 +234,7 @@ impl Task {
     }
 
     /// Does what the machine of a model wishes, until it wishes nothing.
-    async fn settle(&mut self, model: &ModelName) {
+    pub(super) async fn settle(&mut self, model: &ModelName) {
         while let Some(effect) = self
             .drivers
             .get_mut(model)
@@ -422,19 +380,5 @@ impl Task {
             Effect::StopWatch(digest) => driver.stop_watch_of(digest),
             Effect::Save(_) | Effect::Sweep => {}
         }
-    }
-}
-
-const fn envelope_kind(error: &EnvelopeError) -> &'static str {
-    match error {
-        EnvelopeError::TooLarge { .. } => "too-large",
-        EnvelopeError::NotSigned(_) => "unsigned",
-        EnvelopeError::Malformed { .. } => "malformed",
-        EnvelopeError::UnknownKey { .. } => "unknown-key",
-        EnvelopeError::Signature { .. } => "altered",
-        EnvelopeError::Signatures { .. } => "too-many-signatures",
-        EnvelopeError::TooFew { .. } => "too-few-signatures",
-        EnvelopeError::Role(_) => "no-keys",
-        EnvelopeError::Release(_) => "no-release",
     }
 }

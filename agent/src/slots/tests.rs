@@ -338,7 +338,7 @@ impl Node {
             groups: vec![all()],
             tags: Tags::new(),
             time_zone: Zone::utc(),
-            keys: vec![key.public()],
+            believed: crate::trust::Believed::keys(vec![key.public()]).unwrap(),
             server: server.map(|address| format!("http://{address}/")),
             ca_file: None,
             rate_bytes_per_s: None,

@@ -161,6 +161,21 @@ impl Uplink {
         *shown = documents;
     }
 
+    /// Asks for the time, before anything else; a question that still waits is old.
+    pub(super) fn ask(&self, online: &mut Online, question: Bytes) {
+        let topic = &self.question_topic;
+        online.urgent.retain(|waiting| waiting.topic != *topic);
+        online.urgent.push_back(Outgoing {
+            topic: Arc::clone(topic),
+            payload: question,
+            retain: false,
+            properties: mqtt::Properties {
+                json: true,
+                ..mqtt::Properties::default()
+            },
+        });
+    }
+
     fn properties_of(&self, record: &Record) -> mqtt::Properties {
         let user = if self.properties.cloudevents {
             let id = PredictionId {

@@ -8,9 +8,10 @@ use lamppost_broker::{Broker, Config, Limits, LinkPublisher, Publish, QoS};
 use lamppost_models::ledger::EventBatch;
 use lamppost_models::message::{BatchRange, PredictionRange};
 use lamppost_models::release::{BundleRef, ReleaseKey, Sequence};
+use lamppost_models::signed_time::TimeQuestion;
 use lamppost_models::{
-    Ack, Bundle, Digest, NodePath, Prediction, PredictionBatch, Release, Status, Timestamp, Topic,
-    TopicRoot, V1,
+    Ack, Bundle, Digest, NodePath, Prediction, PredictionBatch, Release, SignedTime, Status,
+    Timestamp, Topic, TopicRoot, V1,
 };
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -52,6 +53,7 @@ pub(crate) struct Coordinator {
     pub(crate) key: ReleaseKey,
     pub(crate) inbox: Arc<Mutex<Inbox>>,
     acks: Arc<Mutex<Acks>>,
+    time: Arc<Mutex<Option<(u8, Timestamp)>>>,
     http: SocketAddr,
     artifacts: Arc<Mutex<HashMap<String, Vec<u8>>>>,
     server: JoinHandle<()>,
@@ -84,6 +86,7 @@ impl Coordinator {
             key: ReleaseKey::from_seed(&[7; 32]),
             inbox: Arc::default(),
             acks: Arc::new(Mutex::new(Acks::All)),
+            time: Arc::default(),
             http,
             artifacts,
             server,
@@ -121,8 +124,13 @@ impl Coordinator {
             Arc::clone(&self.acks),
             publisher.clone(),
         );
+        let time = Arc::clone(&self.time);
         let listener = tokio::spawn(async move {
             while let Some(message) = receiver.recv().await {
+                let wanted = *time.lock().unwrap();
+                if let Some(answer) = answer_time(&message.topic, &message.payload, wanted) {
+                    acknowledge.publish(answer).await.unwrap();
+                }
                 let ack = take(
                     &inbox,
                     &message.topic,
@@ -160,6 +168,11 @@ impl Coordinator {
 
     pub(crate) fn acknowledge(&self, acks: Acks) {
         *self.acks.lock().unwrap() = acks;
+    }
+
+    /// Answers questions for the time from now on: by the key of that seed, and with that time.
+    pub(crate) fn answer_time(&self, seed: u8, time: Timestamp) {
+        *self.time.lock().unwrap() = Some((seed, time));
     }
 
     /// The `[coordinator]` table of a node.
@@ -266,6 +279,25 @@ fn unpacked(payload: &[u8]) -> Vec<u8> {
     }
 }
 
+/// The answer to a question for the time, if it is one.
+fn answer_time(topic: &str, question: &[u8], wanted: Option<(u8, Timestamp)>) -> Option<Publish> {
+    let root = TopicRoot::default();
+    let Topic::TimeQuestion(path) = root.parse(topic).unwrap() else {
+        return None;
+    };
+    let (seed, time) = wanted?;
+    let question: TimeQuestion = serde_json::from_slice(question).unwrap();
+    let time = SignedTime {
+        schema: V1,
+        time,
+        nonce: Some(question.nonce),
+        trust: None,
+    };
+    let sealed = time.seal([&ReleaseKey::from_seed(&[seed; 32])]).unwrap();
+    let topic = root.format(&Topic::TimeAnswer(path));
+    Some(Publish::new(topic, serde_json::to_vec(&sealed).unwrap()).qos(QoS::AtLeastOnce))
+}
+
 fn take(inbox: &Mutex<Inbox>, topic: &str, payload: &[u8], acks: Acks) -> Option<(NodePath, Ack)> {
     let mut inbox = inbox.lock().unwrap();
     let (path, ack) = match TopicRoot::default().parse(topic).unwrap() {
@@ -340,7 +372,13 @@ fn take(inbox: &Mutex<Inbox>, topic: &str, payload: &[u8], acks: Acks) -> Option
                 .push(serde_json::from_slice(payload).unwrap());
             return None;
         }
-        Topic::Release { .. } | Topic::Sample(..) | Topic::Ack(_) => {
+        Topic::Release { .. }
+        | Topic::Trust
+        | Topic::Time
+        | Topic::TimeQuestion(_)
+        | Topic::TimeAnswer(_)
+        | Topic::Sample(..)
+        | Topic::Ack(_) => {
             return None;
         }
     };

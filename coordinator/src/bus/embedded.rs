@@ -16,10 +16,10 @@ use tokio_util::task::TaskTracker;
 use super::{BusError, Message, Outgoing, StartBusError};
 use crate::config::{Config, Embedded};
 
-/// Links of this process: inbox, publisher, and two for each watcher that the API lets in.
+/// Links of this process: inbox, publisher, the questions for the time, and two for each watcher that the API lets in.
 const LINKS_MAX: usize = 128;
-/// Filters of a client: a node has one for each of its groups and one for its acknowledgements.
-const FILTERS_PER_CLIENT_MAX: usize = 16;
+/// Filters of a client: a node has one for each of its groups, and four for acknowledgements, trust and time.
+const FILTERS_PER_CLIENT_MAX: usize = 20;
 /// What waits for the subscribers of one filter: four seconds of 1,000 predictions a second.
 const LOG_BYTES_PER_FILTER: usize = 1 << 20;
 /// All retained messages: status and report of 10,000 nodes with 12 kB each, and 10,000 releases.
@@ -167,7 +167,8 @@ fn broker_config(embedded: &Embedded, root: &TopicRoot, nodes_max: usize) -> Bro
             filters_per_client_max: FILTERS_PER_CLIENT_MAX,
             filters_max: (embedded.clients_max * FILTERS_PER_CLIENT_MAX).clamp(256, 100_000),
             log_bytes_per_filter: LOG_BYTES_PER_FILTER,
-            retained_count_max: 2 * nodes_max + UPDATE_TOPICS_MAX,
+            // Two of each node, the releases, trust and time.
+            retained_count_max: 2 * nodes_max + UPDATE_TOPICS_MAX + 2,
             retained_bytes_max: RETAINED_BYTES_MAX,
             ..defaults
         },
@@ -204,6 +205,13 @@ fn rules(embedded: &Embedded, root: &TopicRoot) -> Vec<Rule> {
         Action::Publish,
         format!("{root}/nodes/%u/ack"),
     ));
+    // What the coordinator says to a node, nobody else does.
+    rules.push(rule(
+        Effect::Deny,
+        Who::Users,
+        Action::Publish,
+        format!("{root}/nodes/%u/time/answer"),
+    ));
     rules.push(rule(
         Effect::Allow,
         Who::Users,
@@ -222,5 +230,9 @@ fn rules(embedded: &Embedded, root: &TopicRoot) -> Vec<Rule> {
         Action::Subscribe,
         format!("{root}/nodes/%u/ack"),
     ));
+    for below in ["trust", "time", "nodes/%u/time/answer"] {
+        let filter = format!("{root}/{below}");
+        rules.push(rule(Effect::Allow, Who::Users, Action::Subscribe, filter));
+    }
     rules
 }

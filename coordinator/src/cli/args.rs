@@ -115,6 +115,9 @@ pub(super) enum Command {
     Watch(Watch),
     /// Print the public key that agents trust, for `coordinator.keys` in agent.toml
     Key,
+    /// Make, replace and revoke the keys that nodes trust
+    #[command(subcommand)]
+    Keys(super::keys::args::Keys),
     /// Print a completion script for a shell
     Completions {
         /// The shell

@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 mod args;
 mod audit;
 mod client;
+mod keys;
 mod ledger;
 mod model;
 mod node;
@@ -104,6 +105,7 @@ fn run(Args { global, command }: Args) -> Result<(), Failure> {
         Command::Audit(audit) => block_on(audit::run(audit, &global)),
         Command::Watch(watch) => block_on(watch::run(watch, &global)),
         Command::Key => block_on(key(&global)),
+        Command::Keys(keys) => keys::run(keys, &global),
         Command::Completions { shell } => completions(shell),
         Command::CheckBundle { .. } => Ok(()),
     }
@@ -111,7 +113,10 @@ fn run(Args { global, command }: Args) -> Result<(), Failure> {
 
 async fn key(global: &Global) -> Result<(), Failure> {
     let key: crate::api::Key = Client::new(global)?.get("/v1/key").await?;
-    show(global, &key, || key.key.to_string())
+    show(global, &key, || {
+        let keys = std::iter::once(&key.key).chain(&key.further);
+        keys.map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    })
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {

@@ -67,6 +67,7 @@ struct RawPredictions {
 #[serde(default, deny_unknown_fields)]
 struct RawReleases {
     lifetime: Option<Span>,
+    signers: Vec<PathBuf>,
 }
 
 impl Raw {
@@ -111,6 +112,7 @@ impl Raw {
                 .releases
                 .lifetime
                 .map_or(default.release_lifetime, |span| span.0),
+            release_signers: self.releases.signers,
             ready_file: None,
             checker: None,
         }

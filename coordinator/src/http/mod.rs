@@ -13,13 +13,12 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use lamppost_coordinator_core::rollout::audit::Actor;
-use lamppost_models::release::PublicKey;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Health, Key};
+use crate::api::Health;
 use crate::artifacts::Artifacts;
 use crate::bus::Bus;
 use crate::centre::Centre;
@@ -27,6 +26,7 @@ use crate::downloads::{Downloads, Refusals};
 use crate::encodings::Encodings;
 use crate::preflight::Checker;
 use crate::releases::Releases;
+use crate::trust::Authority;
 
 mod artifact;
 mod audit;
@@ -37,6 +37,7 @@ mod nodes;
 mod range;
 mod rollouts;
 pub(crate) mod serve;
+mod trust;
 mod watch;
 
 pub(crate) use error::ApiError;
@@ -60,7 +61,7 @@ pub(crate) struct Api {
     pub(crate) downloads: Arc<Downloads>,
     pub(crate) releases: Releases,
     pub(crate) bus: Bus,
-    pub(crate) key: PublicKey,
+    pub(crate) authority: Arc<Authority>,
     pub(crate) checker: Option<Checker>,
     pub(crate) token: Option<String>,
     pub(crate) stop: CancellationToken,
@@ -90,7 +91,8 @@ type SharedApi = Shared<Arc<Api>>;
 pub(crate) fn router(api: Arc<Api>) -> Router {
     let guarded = Router::new()
         .route("/v1/health", get(health))
-        .route("/v1/key", get(key))
+        .route("/v1/key", get(trust::key))
+        .route("/v1/trust", get(trust::show).post(trust::install))
         .route(
             "/v1/models",
             get(models::list).post(models::push).put(models::push),
@@ -272,16 +274,6 @@ fn waiting(refusals: Refusals) -> impl Iterator<Item = (&'static str, u64)> {
     [("backhaul_busy", backhaul), ("bytes_spent", spent)]
         .into_iter()
         .filter(|(_, count)| *count > 0)
-}
-
-async fn key(Shared(api): SharedApi) -> Result<Response, ApiError> {
-    json(
-        StatusCode::OK,
-        &Key {
-            key: api.key,
-            id: api.key.id(),
-        },
-    )
 }
 
 #[cfg(test)]

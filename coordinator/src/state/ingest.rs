@@ -124,7 +124,11 @@ impl State {
             | Topic::PredictionHistory(..)
             | Topic::Sample(..)
             | Topic::Events(_)
-            | Topic::Ack(_) => MESSAGE_BYTES_MAX,
+            | Topic::Ack(_)
+            | Topic::Trust
+            | Topic::Time
+            | Topic::TimeQuestion(_)
+            | Topic::TimeAnswer(_) => MESSAGE_BYTES_MAX,
         };
         if message.payload.len() > limit {
             let detail = format!("{} bytes, the limit is {limit}", message.payload.len());
@@ -144,7 +148,13 @@ impl State {
             Topic::Events(path) => {
                 return self.take_events(path, message, now, round);
             }
-            Topic::Release { .. } | Topic::Sample(..) | Topic::Ack(_) => Err(Refused::new(
+            Topic::Release { .. }
+            | Topic::Sample(..)
+            | Topic::Ack(_)
+            | Topic::Trust
+            | Topic::Time
+            | Topic::TimeQuestion(_)
+            | Topic::TimeAnswer(_) => Err(Refused::new(
                 "topic",
                 "not a topic that the coordinator takes in",
             )),

@@ -421,7 +421,11 @@ fn live(topic: &Topic, message: &Message) -> Option<Prediction> {
         | Topic::PredictionHistory(..)
         | Topic::Sample(..)
         | Topic::Events(_)
-        | Topic::Ack(_) => None,
+        | Topic::Ack(_)
+        | Topic::Trust
+        | Topic::Time
+        | Topic::TimeQuestion(_)
+        | Topic::TimeAnswer(_) => None,
     }
 }
 
@@ -455,6 +459,13 @@ fn note_centre(nodes: &mut [NodeView], topic: &Topic, message: &Message) {
                 }
             }
         }
-        Topic::Release { .. } | Topic::Sample(..) | Topic::Events(_) | Topic::Ack(_) => {}
+        Topic::Release { .. }
+        | Topic::Sample(..)
+        | Topic::Events(_)
+        | Topic::Ack(_)
+        | Topic::Trust
+        | Topic::Time
+        | Topic::TimeQuestion(_)
+        | Topic::TimeAnswer(_) => {}
     }
 }
