@@ -84,11 +84,13 @@ impl Checks {
         if back {
             return Ok(());
         }
-        let Some(trial) = record
-            .trial
-            .as_ref()
-            .filter(|trial| trial.bundle.digest == digest)
-        else {
+        // A release that withdraws it may come between its promotion and the write of that.
+        let of = |record: &&SlotRecord| {
+            let trial = record.trial.as_ref();
+            trial.is_some_and(|trial| trial.bundle.digest == digest)
+        };
+        let trial = Some(record).filter(of).or(before.filter(of));
+        let Some(trial) = trial.and_then(|record| record.trial.as_ref()) else {
             return Err(format!(
                 "{} went live without a trial: {:?}",
                 held.bundle.version, record.trial
@@ -108,9 +110,9 @@ impl Checks {
             ));
         }
         let nature = bundles.nature(&digest);
-        // What is compared with a slow one is not slow.
+        // What is compared with nothing, or with a slow one, is not slow.
         let before = before.and_then(SlotRecord::active_digest);
-        let alike = before.is_some_and(|before| bundles.nature(&before) == nature);
+        let alike = before.is_none_or(|before| bundles.nature(&before) == nature);
         if trial.terms.shadow.is_some() && nature.never_live() && !alike {
             return Err(format!("{nature:?} went live in spite of its trial"));
         }
