@@ -20,8 +20,9 @@ use toxic::{End, Toxics};
 /// Connections at once: a node has one MQTT connection and few HTTP ones; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 32;
 
-/// How far apart the bits are that [`Uplink::Altering`] flips: the first is behind any HTTP head, some are in any bundle.
-pub const ALTERED_EVERY: u64 = 8 * 1024;
+/// [`Uplink::Altering`] flips a bit in what comes in one piece of at least so many bytes: more than an HTTP head has, and
+/// less than the smallest download.
+pub const ALTERED_FROM: usize = 1024;
 
 /// What the link does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,15 +201,20 @@ async fn pass(
     tokio::try_join!(up, down).map(|_| End::Closed)
 }
 
-/// Copies all bytes, and flips the lowest bit of each that comes after [`ALTERED_EVERY`] others.
+/// Copies all bytes, and flips the lowest bit at the end of each piece of [`ALTERED_FROM`] bytes or more.
 async fn copy_altered(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>) -> io::Result<()> {
+    let mut buffer = vec![0; 8 * 1024];
     loop {
-        tokio::io::copy(&mut from.take(ALTERED_EVERY), to).await?;
-        match from.read_u8().await {
-            Ok(byte) => to.write_u8(byte ^ 1).await?,
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            Err(error) => return Err(error),
+        let count = from.read(&mut buffer).await?;
+        let Some(piece) = buffer.get_mut(..count).filter(|piece| !piece.is_empty()) else {
+            return Ok(());
+        };
+        if piece.len() >= ALTERED_FROM
+            && let Some(last) = piece.last_mut()
+        {
+            *last ^= 1;
         }
+        to.write_all(piece).await?;
     }
 }
 
@@ -293,17 +299,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_altering_link_flips_bits_far_apart() {
-        const GREETING: &[u8] = &[b'a'; 20_000];
-        let link = Link::open(echo(GREETING).await).await.unwrap();
-        link.set(Uplink::Altering);
-        let mut stream = TcpStream::connect(link.addr()).await.unwrap();
-        let mut came = vec![0; GREETING.len()];
-        tokio::time::timeout(DEADLINE, stream.read_exact(&mut came))
-            .await
-            .unwrap()
-            .unwrap();
-        let wrong: Vec<_> = (0..came.len()).filter(|&at| came[at] != b'a').collect();
-        assert_eq!((wrong, came[8192]), (vec![8192, 16385], b'`'));
+    async fn an_altering_link_flips_bits_of_what_is_long() {
+        for (length, altered) in [(100, false), (20_000, true)] {
+            let greeting: &'static [u8] = vec![b'a'; length].leak();
+            let link = Link::open(echo(greeting).await).await.unwrap();
+            link.set(Uplink::Altering);
+            let mut stream = TcpStream::connect(link.addr()).await.unwrap();
+            let mut came = vec![0; length];
+            tokio::time::timeout(DEADLINE, stream.read_exact(&mut came))
+                .await
+                .unwrap()
+                .unwrap();
+            let wrong = came.iter().filter(|&&byte| byte != b'a').count();
+            assert_eq!(wrong > 0, altered, "{wrong} of {length}");
+            assert!(came.iter().all(|byte| matches!(byte, b'a' | b'`')));
+        }
     }
 }

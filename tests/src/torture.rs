@@ -5,7 +5,7 @@
 //! - [`cast`]: the processes, and the links between them;
 //! - [`sensor`]: what is sent to the node all the while;
 //! - [`oracle`]: what outsiders saw;
-//! - [`judge`]: what the fleet is held to;
+//! - [`mod@judge`]: what the fleet is held to;
 //! - [`broker`]: a broker in a process of its own;
 //! - [`week`]: an outage of a week, in less time.
 //!

@@ -3,14 +3,14 @@
 //!
 //! Messages are lost, doubled and overtake each other; nodes and the coordinator crash before or after any of their effects and
 //! start again from what is on their disks; disks are full, clocks jump, links are down for weeks, streams fall silent; somebody
-//! replays old releases, and operators interfere. After each event the invariants are checked ([`check`]); at the end all is
+//! replays old releases, and operators interfere. After each event the invariants are checked (`check`); at the end all is
 //! healed, and the fleet must settle. The same seed gives the same run.
 //!
-//! - [`version`]: the bundles, good and bad in every way that a trial knows;
-//! - [`node`]: a node: its disk, its slot machine, and a shell that does what the machine wishes;
-//! - [`centre`]: the coordinator: its store, its state, and the order of persisting, applying and publishing;
-//! - [`fleet`]: the clock, the network and the faults;
-//! - [`operator`]: what people do, and their policies.
+//! - `version`: the bundles, good and bad in every way that a trial knows;
+//! - `node`: a node: its disk, its slot machine, and a shell that does what the machine wishes;
+//! - `centre`: the coordinator: its store, its state, and the order of persisting, applying and publishing;
+//! - `fleet`: the clock, the network and the faults;
+//! - `operator`: what people do, and their policies.
 
 #![expect(
     clippy::expect_used,

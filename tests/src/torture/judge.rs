@@ -220,7 +220,7 @@ mod tests {
             records: delivered,
         };
         let ledger = json!({
-            "site": "s", "node": "n", "presence": "up", "report_is_old": false, "stale_streams": [],
+            "site": "s", "node": "n", "presence": {"state": "up"}, "report_is_old": false, "stale_streams": [],
             "streams": [row], "missing": [], "boots": 1, "folded_boots": 0, "folded_open": 0,
             "unjudged_boots": 0, "reported": true, "events_waiting": 0, "events_forgotten": 0,
             "waiting_joined": false,
