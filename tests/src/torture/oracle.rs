@@ -58,7 +58,14 @@ impl Sightings {
             Some(Topic::Ack(_)) => self.see_ack(&message.payload),
             Some(Topic::Reported(_)) => self.see_report(&message.payload),
             Some(
-                Topic::Release { .. } | Topic::Status(_) | Topic::Sample(..) | Topic::Events(_),
+                Topic::Release { .. }
+                | Topic::Status(_)
+                | Topic::Sample(..)
+                | Topic::Events(_)
+                | Topic::Trust
+                | Topic::Time
+                | Topic::TimeQuestion(_)
+                | Topic::TimeAnswer(_),
             )
             | None => Ok(()),
         };
