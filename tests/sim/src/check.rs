@@ -69,6 +69,11 @@ impl Checks {
                 ));
             }
         }
+        if let (Some(before), None, Some(live)) = (before, &record.active, &node.live)
+            && !all_barred(before, live.machine.draft())
+        {
+            return Err("it dropped a version that may run, and holds none".to_owned());
+        }
         let went_live = record.active_digest() != before.and_then(SlotRecord::active_digest);
         let (Some(held), true) = (&record.active, went_live) else {
             return Ok(());
@@ -120,17 +125,17 @@ impl Checks {
     }
 
     /// A node after everything it wished is done or under way.
-    pub(crate) fn node(&mut self, at: usize, node: &Node, _: &Store, _: &Bundles) -> Found {
+    pub(crate) fn node(&mut self, at: usize, node: &Node) -> Found {
         let Some(live) = &node.live else {
             return Ok(());
         };
-        let record = live.machine.record();
+        let (record, draft) = (live.machine.record(), live.machine.draft());
         let seen = &mut self.nodes[at];
         let opening = live
             .jobs
             .values()
             .any(|job| matches!(job, lamppost_agent_core::slot::Effect::Activate(_)));
-        if live.cell.is_none() && seen.had_one && !opening && !all_revoked(record) {
+        if live.cell.is_none() && seen.had_one && !opening && !all_barred(record, draft) {
             return Err(format!(
                 "nothing runs and nothing is being opened; the record says {:?}",
                 record.active.as_ref().map(|held| &held.bundle.version)
@@ -138,10 +143,10 @@ impl Checks {
         }
         if let Some(cell) = live.cell {
             seen.had_one = true;
-            if revoked(record).contains(&cell) {
+            if revokes(draft, &cell) {
                 return Err("a revoked bundle runs".to_owned());
             }
-            if record.quarantined(&cell).is_some() && !opening {
+            if draft.quarantined(&cell).is_some() && !opening {
                 return Err("a bundle in quarantine runs".to_owned());
             }
         }
@@ -191,73 +196,6 @@ impl Checks {
         Ok(())
     }
 
-    /// A coordinator that starts now comes to the state of the one that runs, and to the same decision.
-    pub(crate) fn restart(&self, centre: &Centre, target: &Target, now: Timestamp) -> Found {
-        let Some(state) = &centre.live else {
-            return Ok(());
-        };
-        let restored = centre.store.restore();
-        let shown = |state: &State| {
-            let campaigns: Vec<_> = state.campaigns.all().collect();
-            let decision = state.decide(target, now);
-            format!("{:#?}{campaigns:#?}{decision:#?}", state.book)
-        };
-        let (now, then) = (shown(state), shown(&restored));
-        if now == then {
-            return Ok(());
-        }
-        let mut pairs = now.lines().zip(then.lines());
-        let differs = pairs.find(|(one, other)| one != other);
-        Err(format!("a restart comes to another state: {differs:?}"))
-    }
-
-    /// A node that had peace for long.
-    pub(crate) fn settled(
-        &self,
-        node: &Node,
-        store: &Store,
-        target: &Target,
-        _: Timestamp,
-    ) -> Found {
-        let Some(live) = &node.live else {
-            return Err("it does not run".to_owned());
-        };
-        let newest = store
-            .rollouts
-            .range((target.clone(), Sequence(0))..=(target.clone(), Sequence(u64::MAX)))
-            .next_back();
-        let Some((_, newest)) = newest else {
-            return Ok(());
-        };
-        let release = newest.release();
-        let record = live.machine.record();
-        let known = record
-            .releases
-            .get(&target.group)
-            .map(|known| known.sequence);
-        if known != Some(release.sequence) {
-            return Err(format!(
-                "it knows release {known:?}, the newest is {}",
-                release.sequence
-            ));
-        }
-        let (wanted, _) = release.wanted(node.who());
-        if live.cell == Some(wanted.digest) || record.quarantined(&wanted.digest).is_some() {
-            return Ok(());
-        }
-        let report = live.machine.report();
-        match report.candidate.map(|candidate| candidate.state) {
-            // Its labels may never come.
-            Some(TrialState::Shadowing { .. }) => Ok(()),
-            state => Err(format!(
-                "release {} wants {}, {:?} runs, and the trial is {state:?}",
-                release.sequence,
-                wanted.version,
-                record.active.as_ref().map(|held| &held.bundle.version)
-            )),
-        }
-    }
-
     /// The fleet after a long peace.
     pub(crate) fn all_settled(&self, centre: &Centre, target: &Target) -> Found {
         let campaigns = centre.store.campaigns();
@@ -304,6 +242,69 @@ impl Checks {
     }
 }
 
+/// A coordinator that starts now comes to the state of the one that runs, and to the same decision.
+pub(crate) fn restart(centre: &Centre, target: &Target, now: Timestamp) -> Found {
+    let Some(state) = &centre.live else {
+        return Ok(());
+    };
+    let restored = centre.store.restore();
+    let shown = |state: &State| {
+        let campaigns: Vec<_> = state.campaigns.all().collect();
+        let decision = state.decide(target, now);
+        format!("{:#?}{campaigns:#?}{decision:#?}", state.book)
+    };
+    let (now, then) = (shown(state), shown(&restored));
+    if now == then {
+        return Ok(());
+    }
+    let mut pairs = now.lines().zip(then.lines());
+    let differs = pairs.find(|(one, other)| one != other);
+    Err(format!("a restart comes to another state: {differs:?}"))
+}
+
+/// A node that had peace for long.
+pub(crate) fn settled(node: &Node, store: &Store, target: &Target) -> Found {
+    let Some(live) = &node.live else {
+        return Err("it does not run".to_owned());
+    };
+    let newest = store
+        .rollouts
+        .range((target.clone(), Sequence(0))..=(target.clone(), Sequence(u64::MAX)))
+        .next_back();
+    let Some((_, newest)) = newest else {
+        return Ok(());
+    };
+    let release = newest.release();
+    let record = live.machine.record();
+    let known = record
+        .releases
+        .get(&target.group)
+        .map(|known| known.sequence);
+    if known != Some(release.sequence) {
+        return Err(format!(
+            "it knows release {known:?}, the newest is {}",
+            release.sequence
+        ));
+    }
+    let (wanted, _) = release.wanted(node.who());
+    let barred =
+        release.revoked.contains(&wanted.digest) || record.quarantined(&wanted.digest).is_some();
+    if live.cell == Some(wanted.digest) || barred {
+        return Ok(());
+    }
+    let report = live.machine.report();
+    match report.candidate.map(|candidate| candidate.state) {
+        // Its labels may never come.
+        Some(TrialState::Shadowing { .. }) => Ok(()),
+        state => Err(format!(
+            "release {} wants {}, {:?} runs, and the trial is {state:?}",
+            release.sequence,
+            wanted.version,
+            record.active.as_ref().map(|held| &held.bundle.version)
+        )),
+    }
+}
+
 /// Whether any release that was ever persisted means the bundle for the node.
 fn entitled(node: &Node, store: &Store, digest: &Digest) -> bool {
     store.rollouts.values().any(|rollout| {
@@ -314,20 +315,18 @@ fn entitled(node: &Node, store: &Store, digest: &Digest) -> bool {
     })
 }
 
-fn revoked(record: &SlotRecord) -> Vec<Digest> {
-    record
-        .releases
-        .values()
-        .flat_map(|known| known.revoked.iter().copied())
-        .collect()
+/// Whether nothing that a record holds may run, as a later one has it.
+fn all_barred(record: &SlotRecord, later: &SlotRecord) -> bool {
+    let mut held = [&record.active, &record.previous].into_iter().flatten();
+    held.all(|held| {
+        let digest = held.bundle.digest;
+        revokes(later, &digest) || later.quarantined(&digest).is_some()
+    })
 }
 
-fn all_revoked(record: &SlotRecord) -> bool {
-    let revoked = revoked(record);
-    let held = [&record.active, &record.previous];
-    held.into_iter().flatten().all(|held| {
-        revoked.contains(&held.bundle.digest) || record.quarantined(&held.bundle.digest).is_some()
-    })
+fn revokes(record: &SlotRecord, digest: &Digest) -> bool {
+    let mut revoked = record.releases.values().flat_map(|known| &known.revoked);
+    revoked.any(|one| one == digest)
 }
 
 fn covers(wider: &Exposure, narrower: &Exposure) -> bool {

@@ -1,7 +1,6 @@
 //! The clock, the network and the faults.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use lamppost_agent_core::slot::Input;
 use lamppost_coordinator_core::rollout::Target;
@@ -9,7 +8,7 @@ use lamppost_coordinator_core::rollout::campaign::Step;
 use lamppost_models::{Release, Reported, Status, Timestamp};
 
 use crate::centre::Centre;
-use crate::check::Checks;
+use crate::check::{self, Checks};
 use crate::node::{Follow, Luck, Node};
 use crate::rng::Rng;
 use crate::version::Bundles;
@@ -32,7 +31,7 @@ const TRACE: usize = 40;
 const SIGNERS: &str = "key";
 
 /// Something that is to happen.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Event {
     /// A release reaches a node.
     Release(usize, Box<Release>),
@@ -65,8 +64,8 @@ pub struct Fleet {
     seed: u64,
     now_ms: u64,
     rng: Rng,
-    queue: BinaryHeap<Reverse<(u64, u64)>>,
-    events: BTreeMap<u64, Event>,
+    /// What is to happen, by its time, and then by its number.
+    events: BTreeMap<(u64, u64), Event>,
     next_event: u64,
     target: Target,
     bundles: Bundles,
@@ -95,7 +94,6 @@ impl Fleet {
             seed,
             now_ms: 0,
             rng,
-            queue: BinaryHeap::new(),
             events: BTreeMap::new(),
             next_event: 0,
             target,
@@ -133,7 +131,7 @@ impl Fleet {
             &operator::anna(),
             terms,
         );
-        self.take(step.expect("nothing stands against the first release"));
+        self.take(&step.expect("nothing stands against the first release"));
         for at in 0..self.nodes.len() {
             self.start_node(at);
             let ms = self.rng.below(HOUR);
@@ -149,15 +147,13 @@ impl Fleet {
     }
 
     fn run_until(&mut self, end: u64) {
-        while let Some(Reverse((at, number))) = self.queue.pop() {
+        while let Some(next) = self.events.first_entry() {
+            let (at, _) = *next.key();
             if at > end {
-                self.queue.push(Reverse((at, number)));
                 break;
             }
             self.now_ms = at;
-            let Some(event) = self.events.remove(&number) else {
-                continue;
-            };
+            let event = next.remove();
             self.outcome.events += 1;
             self.note(&event);
             self.happen(event);
@@ -238,23 +234,22 @@ impl Fleet {
     }
 
     fn after(&mut self, ms: u64, event: Event) {
-        let number = self.next_event;
+        self.events
+            .insert((self.now_ms + ms, self.next_event), event);
         self.next_event += 1;
-        self.queue.push(Reverse((self.now_ms + ms, number)));
-        self.events.insert(number, event);
     }
 
     /// Sends something, which may be lost or doubled, and takes as long as it likes.
-    fn send(&mut self, make: impl Fn() -> Event) {
-        let copies = match self.trouble() {
-            true if self.rng.chance(5) => 0,
-            true if self.rng.chance(5) => 2,
-            true | false => 1,
-        };
-        for _ in 0..copies {
-            let most = if self.trouble() { MINUTE } else { SECOND };
+    fn send(&mut self, event: Event) {
+        let trouble = self.trouble();
+        if trouble && self.rng.chance(5) {
+            return;
+        }
+        let twice = (trouble && self.rng.chance(5)).then(|| event.clone());
+        for event in twice.into_iter().chain([event]) {
+            let most = if trouble { MINUTE } else { SECOND };
             let ms = 10 + self.rng.below(most);
-            self.after(ms, make());
+            self.after(ms, event);
         }
     }
 
@@ -279,19 +274,16 @@ impl Fleet {
         if !node.link || node.live.is_none() || self.centre.live.is_none() {
             return;
         }
-        let status = Box::new(node.status(now, true));
-        self.send(|| Event::Status(at, status.clone()));
-        self.report(at);
-        let groups = node_groups(&self.nodes[at]);
-        let retained: Vec<_> = self
-            .centre
-            .retained
-            .values()
-            .filter(|release| groups.contains(&release.group))
-            .cloned()
+        let retained = self.centre.retained.values();
+        let retained: Vec<_> = retained
+            .filter(|release| node.groups.contains(&release.group))
+            .map(|release| Event::Release(at, Box::new(release.clone())))
             .collect();
+        let status = Event::Status(at, Box::new(node.status(now, true)));
+        self.send(status);
+        self.report(at);
         for release in retained {
-            self.send(|| Event::Release(at, Box::new(release.clone())));
+            self.send(release);
         }
     }
 
@@ -299,7 +291,7 @@ impl Fleet {
         let now = self.now();
         let node = &self.nodes[at];
         if let Some(report) = node.report(now).filter(|_| node.link) {
-            self.send(|| Event::Report(at, Box::new(report.clone())));
+            self.send(Event::Report(at, Box::new(report)));
         }
     }
 
@@ -318,8 +310,7 @@ impl Fleet {
             clock,
         );
         if let Err(refusal) = taken {
-            let line = format!("         refused: {refusal}");
-            self.line(line);
+            self.line(&format!("         refused: {refusal}"));
         }
         self.settle(at);
     }
@@ -348,9 +339,16 @@ impl Fleet {
             }
             let before = self.nodes[at].disk.record.clone();
             let follow = self.nodes[at].perform(effect, &mut self.rng, !trouble);
-            self.checked(at, |checks, node, store, bundles| {
-                checks.record(at, node, before.as_ref(), store, bundles)
-            });
+            let found = self.checks.record(
+                at,
+                &self.nodes[at],
+                before.as_ref(),
+                &self.centre.store,
+                &self.bundles,
+            );
+            if let Err(broken) = found {
+                self.fail(&format!("node {at}: {broken}"));
+            }
             if crash {
                 return self.crash_node(at);
             }
@@ -380,37 +378,20 @@ impl Fleet {
                 ),
             }
         }
-        self.checked(at, |checks, node, store, bundles| {
-            checks.node(at, node, store, bundles)
-        });
-    }
-
-    fn checked(
-        &mut self,
-        at: usize,
-        check: impl FnOnce(&mut Checks, &Node, &crate::centre::Store, &Bundles) -> Result<(), String>,
-    ) {
-        let found = check(
-            &mut self.checks,
-            &self.nodes[at],
-            &self.centre.store,
-            &self.bundles,
-        );
-        if let Err(broken) = found {
+        if let Err(broken) = self.checks.node(at, &self.nodes[at]) {
             self.fail(&format!("node {at}: {broken}"));
         }
     }
 
     fn crash_node(&mut self, at: usize) {
         self.outcome.node_crashes += 1;
-        let line = format!("         node {at} crashes");
-        self.line(line);
+        self.line(&format!("         node {at} crashes"));
         self.nodes[at].live = None;
         let ms = 5 * SECOND + self.rng.below(5 * MINUTE);
         self.after(ms, Event::NodeStart(at));
         if self.nodes[at].link {
             let status = self.nodes[at].status(self.now(), false);
-            self.send(|| Event::Status(at, Box::new(status.clone())));
+            self.send(Event::Status(at, Box::new(status)));
         }
     }
 
@@ -460,27 +441,26 @@ impl Fleet {
             return;
         };
         if let Some(step) = decision.step {
-            let line = format!("         decided: {}", decision.words);
-            self.line(line);
-            self.take(step);
+            self.line(&format!("         decided: {}", decision.words));
+            self.take(&step);
         }
     }
 
     /// Persists, applies, publishes. Before and after each of them the coordinator may be killed.
-    fn take(&mut self, step: Step) {
+    fn take(&mut self, step: &Step) {
         let now = self.now();
         if self.centre_dies() {
             return;
         }
-        self.centre.persist(&step, now);
-        if let Err(broken) = self.checks.step(&step, &self.centre.store, &self.bundles) {
+        self.centre.persist(step, now);
+        if let Err(broken) = self.checks.step(step, &self.centre.store, &self.bundles) {
             self.fail(&broken);
         }
         if self.centre_dies() {
             return;
         }
-        self.centre.apply(&step);
-        if let Err(broken) = self.checks.restart(&self.centre, &self.target, now) {
+        self.centre.apply(step);
+        if let Err(broken) = check::restart(&self.centre, &self.target, now) {
             self.fail(&broken);
         }
         if self.centre_dies() {
@@ -502,7 +482,7 @@ impl Fleet {
 
     fn crash_centre(&mut self) {
         self.outcome.centre_crashes += 1;
-        self.line("         the coordinator crashes".to_owned());
+        self.line("         the coordinator crashes");
         self.centre.crash();
         let ms = MINUTE + self.rng.below(HOUR);
         self.after(ms, Event::CentreStart);
@@ -514,8 +494,9 @@ impl Fleet {
         };
         self.published.push(release.clone());
         for at in 0..self.nodes.len() {
-            if self.nodes[at].link && node_groups(&self.nodes[at]).contains(&release.group) {
-                self.send(|| Event::Release(at, Box::new(release.clone())));
+            let node = &self.nodes[at];
+            if node.link && node.groups.contains(&release.group) {
+                self.send(Event::Release(at, Box::new(release.clone())));
             }
         }
     }
@@ -534,9 +515,8 @@ impl Fleet {
             now,
         );
         if let Some(step) = step {
-            let line = format!("         somebody: {}", step.note.words);
-            self.line(line);
-            self.take(step);
+            self.line(&format!("         somebody: {}", step.note.words));
+            self.take(&step);
         }
     }
 
@@ -584,7 +564,7 @@ impl Fleet {
     }
 
     fn heal(&mut self) {
-        self.line("         peace".to_owned());
+        self.line("         peace");
         for at in 0..self.nodes.len() {
             let node = &mut self.nodes[at];
             (node.disk.full, node.silent, node.clock_ms) = (false, false, 0);
@@ -597,11 +577,8 @@ impl Fleet {
 
     fn settled(&mut self) {
         for at in 0..self.nodes.len() {
-            let now = self.now();
-            let found = self
-                .checks
-                .settled(&self.nodes[at], &self.centre.store, &self.target, now);
-            if let Err(broken) = found {
+            let node = &self.nodes[at];
+            if let Err(broken) = check::settled(node, &self.centre.store, &self.target) {
                 self.fail(&format!("node {at} at the end: {broken}"));
             }
         }
@@ -618,10 +595,10 @@ impl Fleet {
         }
         let mut text = format!("{event:?}");
         text.truncate(text.floor_char_boundary(160));
-        self.line(text);
+        self.line(&text);
     }
 
-    fn line(&mut self, text: String) {
+    fn line(&mut self, text: &str) {
         if self.trace.len() == TRACE {
             self.trace.pop_front();
         }
@@ -637,8 +614,4 @@ impl Fleet {
             trace.join("\n")
         );
     }
-}
-
-fn node_groups(node: &Node) -> Vec<lamppost_models::GroupId> {
-    node.groups.clone()
 }

@@ -15,8 +15,6 @@
 #![expect(
     clippy::expect_used,
     clippy::panic,
-    clippy::unused_self,
-    clippy::needless_pass_by_value,
     clippy::cast_precision_loss,
     clippy::wildcard_enum_match_arm,
     reason = "a simulation that broke a promise has nothing else to do than to say so"

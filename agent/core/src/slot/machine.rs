@@ -228,6 +228,11 @@ impl SlotMachine {
         &self.saved
     }
 
+    /// What is on disk as soon as it can be written.
+    pub const fn draft(&self) -> &SlotRecord {
+        &self.draft
+    }
+
     /// What runs.
     pub(super) const fn runs(&self) -> Option<&Held> {
         match &self.running {
