@@ -298,7 +298,7 @@ impl Uplinks {
         (self.mqtt.carried(), self.http.carried())
     }
 
-    /// Has one bit of each artifact flipped on its way to the node, or no more.
+    /// Has a bit of every larger piece of an artifact flipped on its way to the node, or no more.
     pub fn alter_artifacts(&self, altering: bool) {
         self.http.set(if altering {
             Uplink::Altering

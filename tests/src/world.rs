@@ -306,7 +306,7 @@ impl World {
         Ok(node.uplinks.carried())
     }
 
-    /// Has one bit of each artifact flipped on its way to the node, or no more.
+    /// Has a bit of every larger piece of an artifact flipped on its way to the node, or no more.
     ///
     /// # Errors
     /// When there is no such node.
