@@ -158,6 +158,10 @@ name!(
     /// What a tag says, such as `lte-7`.
     TagValue, "tag value"
 );
+name!(
+    /// What allows readings to leave a node: the operator's own reference, such as `council-2026-17`.
+    ConsentRef, "consent"
+);
 
 /// Why a string is no valid 64-bit identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

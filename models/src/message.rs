@@ -7,7 +7,7 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::id::{BootId, Epoch, GroupId, ModelName, PredictionId, StreamName};
+use crate::id::{BootId, ConsentRef, Epoch, GroupId, ModelName, PredictionId, StreamName};
 use crate::ledger::{Class, Waiting};
 use crate::reading::Reading;
 use crate::release::Sequence;
@@ -99,6 +99,9 @@ pub struct Sample {
     pub v: V1,
     /// Event time of the newest reading in the window.
     pub ts: Timestamp,
+    /// Where it comes from, and why it was kept; agents always say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<SampleOrigin>,
     /// The readings, oldest first, with the fields that the node may give away.
     pub window: Vec<Reading>,
     /// What the node predicted on it.
@@ -107,6 +110,37 @@ pub struct Sample {
     /// What came true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<Label>,
+}
+
+/// Where a sample comes from, and why it was kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampleOrigin {
+    /// The agent's run.
+    pub boot: BootId,
+    /// Counts the samples of this stream in this run, from 0: what the ledger knows the sample by.
+    pub seq: u64,
+    /// The model that the stream's windows go to.
+    pub model: ModelName,
+    /// Why it was kept.
+    pub policy: SamplePolicy,
+    /// What allows its readings to leave the node: the operator's reference, as the node's configuration has it.
+    pub consent: ConsentRef,
+}
+
+/// Which windows are kept for training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SamplePolicy {
+    /// Every one.
+    All,
+    /// A share of them, by lot.
+    Random,
+    /// Those that the model is least sure of.
+    Uncertain,
+    /// Those on which the candidate in shadow and the active version differ.
+    Disagreeing,
+    /// Those unlike what has been seen.
+    Rare,
 }
 
 /// A ground truth.

@@ -29,7 +29,7 @@ use serde_json::Value;
 type Check = fn(&str);
 
 /// Every file, with the type that reads it.
-const FILES: [(&str, Check); 30] = [
+const FILES: [(&str, Check); 31] = [
     ("ack.json", holds::<Ack>),
     ("event-batch.json", holds::<EventBatch>),
     ("golden.json", holds::<Golden>),
@@ -51,6 +51,7 @@ const FILES: [(&str, Check); 30] = [
     ("reported-trial.json", holds::<Reported>),
     ("reported.json", holds::<Reported>),
     ("sample-batch.json", holds::<SampleBatch>),
+    ("sample-origin.json", holds::<SampleBatch>),
     ("signed-time.json", holds::<Sealed>),
     ("status-degraded.json", holds::<Status>),
     ("status-down.json", holds::<Status>),
