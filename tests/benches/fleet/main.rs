@@ -11,8 +11,10 @@ mod centre;
 mod core;
 mod mqtt;
 mod nodes;
+#[allow(dead_code, reason = "other benchmarks use the rest of it")]
 #[path = "../load/process.rs"]
 mod process;
+#[allow(dead_code, reason = "other benchmarks use the rest of it")]
 #[path = "../load/report.rs"]
 mod report;
 mod server;
