@@ -503,10 +503,10 @@ async fn nodes_come_in_pages_and_are_counted_as_a_whole() {
     let (coordinator, _, nodes) = fleet(dir.path()).await;
     for (query, wanted) in [
         ("", &["gw-1", "gw-2"][..]),
-        ("?limit=1", &["gw-1"]),
-        ("?after=minneapolis/gw-1", &["gw-2"]),
-        ("?limit=5&after=minneapolis/gw-0", &["gw-1", "gw-2"]),
-        ("?after=minneapolis/gw-2", &[]),
+        ("?limit=1", &["gw-1"][..]),
+        ("?after=minneapolis/gw-1", &["gw-2"][..]),
+        ("?limit=5&after=minneapolis/gw-0", &["gw-1", "gw-2"][..]),
+        ("?after=minneapolis/gw-2", &[][..]),
     ] {
         let page: Vec<NodeView> = coordinator.get(&format!("/v1/nodes{query}")).await;
         let paths: Vec<_> = page.into_iter().map(|view| view.path).collect();
@@ -515,8 +515,8 @@ async fn nodes_come_in_pages_and_are_counted_as_a_whole() {
     }
     for (query, wanted) in [
         ("?nodes=0", &[][..]),
-        ("?nodes=1", &["gw-1"]),
-        ("?nodes=1&after=minneapolis/gw-1", &["gw-2"]),
+        ("?nodes=1", &["gw-1"][..]),
+        ("?nodes=1&after=minneapolis/gw-1", &["gw-2"][..]),
     ] {
         let views: Vec<RolloutView> = coordinator.get(&format!("{TARGET}{query}")).await;
         let paths: Vec<_> = views[0].nodes.iter().map(|row| row.path.clone()).collect();

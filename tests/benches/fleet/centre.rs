@@ -89,7 +89,7 @@ impl Centre {
 }
 
 /// A request for a rollout in waves of these shares; nobody soaks, and `gate` is as in a policy.
-pub(crate) fn waves(version: &Version, shares: &[&str], gate: Value, control: &str) -> Value {
+pub(crate) fn waves(version: &Version, shares: &[&str], gate: &Value, control: &str) -> Value {
     let waves: Vec<Value> = shares
         .iter()
         .map(|share| json!({ "share": share, "soak": "0s" }))

@@ -170,7 +170,7 @@ async fn in_server(demo: &Path, fleets: &[usize]) -> anyhow::Result<Vec<Goal>> {
         &all.iter().map(row).collect::<Vec<_>>(),
     );
     let answers = all.iter().flat_map(|found| {
-        let row = |answer: &server::Answer| {
+        let row = move |answer: &server::Answer| {
             vec![
                 answer.request.to_owned(),
                 number(found.nodes as f64),

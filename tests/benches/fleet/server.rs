@@ -87,7 +87,7 @@ pub(crate) async fn measure(demo: &Path, count: usize) -> anyhow::Result<Found> 
     let a_node = |bytes: u64| bytes.saturating_sub(empty) as f64 / count as f64;
     feed.appear(&centre).await?;
     let memory = a_node(centre.memory()?.anonymous);
-    let wanted = waves(&feed.versions[1], &["50 %", "100 %"], gate(), "10 %");
+    let wanted = waves(&feed.versions[1], &["50 %", "100 %"], &gate(), "10 %");
     let mut answers = vec![plan(&centre, &wanted).await?];
     let started = centre.api.post("rollouts", &wanted).await?;
     let rollout = started["campaign"]["campaign"]["id"].as_str();
@@ -128,7 +128,7 @@ impl Feed {
             self.clock = self.clock.offset_ms(1_000);
             for node in &self.nodes[begin..end] {
                 let status = node.status(self.clock).to_string();
-                self.publish(Topic::Status(node.path.clone()), status)
+                self.publish(&Topic::Status(node.path.clone()), status)
                     .await?;
             }
             self.say(begin..end, None, Trial::Before, 0).await?;
@@ -168,14 +168,14 @@ impl Feed {
         for node in &self.nodes[nodes] {
             let report = node.report(self.clock, [from, to], rollout, trial, labels);
             let topic = Topic::Reported(node.path.clone());
-            self.publish(topic, report.to_string()).await?;
+            self.publish(&topic, report.to_string()).await?;
         }
         Ok(())
     }
 
-    async fn publish(&self, topic: Topic, payload: String) -> anyhow::Result<()> {
+    async fn publish(&self, topic: &Topic, payload: String) -> anyhow::Result<()> {
         let publish = Publish {
-            topic: self.root.format(&topic),
+            topic: self.root.format(topic),
             payload: payload.into(),
             qos: QoS::AtLeastOnce,
             // This broker need not remember them.

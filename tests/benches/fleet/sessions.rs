@@ -98,7 +98,7 @@ pub(crate) async fn measure(demo: &Path, count: usize) -> anyhow::Result<Found> 
     let at_once = published.swap(0, Ordering::Relaxed);
     let begun = Instant::now();
     let gate = json!({ "reported_share_min": "100 %" });
-    let wanted = waves(&pushed[2], &["5 %", "25 %", "100 %"], gate, "0 %");
+    let wanted = waves(&pushed[2], &["5 %", "25 %", "100 %"], &gate, "0 %");
     api.post("rollouts", &wanted).await?;
     all_run(api, &mut tasks, &pushed[2], count).await?;
     let promoted = begun.elapsed();
