@@ -10,7 +10,7 @@ use lamppost_coordinator_core::rollout::plan::Pace;
 use lamppost_coordinator_core::rollout::policy::Policy;
 use lamppost_coordinator_core::rollout::{Book, Target, Terms};
 use lamppost_models::id::RolloutId;
-use lamppost_models::release::{BundleRef, Sequence};
+use lamppost_models::release::BundleRef;
 use lamppost_models::rollout::Share;
 use lamppost_models::{Digest, Reported, Status, Timestamp};
 

@@ -197,14 +197,14 @@ async fn live(fleet: Arc<Fleet>, node: Node) -> anyhow::Result<()> {
         let _place = fleet.connecting.acquire().await?;
         let login = Some((name.as_str(), password(&node)));
         let mut session = Session::open(fleet.mqtt, &name, login).await?;
-        let status = node.status(now()).to_string();
-        let topic = fleet.root.format(&Topic::Status(node.path.clone()));
-        session.publish(&topic, status.as_bytes()).await?;
         let update = Topic::Release {
             group: groups[0].clone(),
             model: MODEL.parse()?,
         };
         session.subscribe(&fleet.root.format(&update)).await?;
+        let status = node.status(now()).to_string();
+        let topic = fleet.root.format(&Topic::Status(node.path.clone()));
+        session.publish(&topic, status.as_bytes()).await?;
         session
     };
     let reported = fleet.root.format(&Topic::Reported(node.path.clone()));
