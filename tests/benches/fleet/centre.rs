@@ -39,7 +39,10 @@ impl Centre {
     ) -> anyhow::Result<Self> {
         let (config, ready) = (dir.join("coordinator.toml"), dir.join("ready.json"));
         let data_dir = dir.join("data");
-        std::fs::write(&config, format!("data_dir = {data_dir:?}\n{keys}"))?;
+        std::fs::write(
+            &config,
+            format!("data_dir = \"{}\"\n{keys}", data_dir.display()),
+        )?;
         if ready.exists() {
             std::fs::remove_file(&ready)?;
         }
