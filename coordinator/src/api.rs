@@ -25,6 +25,9 @@ pub use position::{ParsePositionError, Position};
 /// The header that says who asks, for the audit log: `user@host`, say.
 pub const BY_HEADER: &str = "lamppost-by";
 
+/// Nodes in one answer, at most, and when no number is asked for: some 2 MB of JSON.
+pub const NODES_MAX: usize = 1_000;
+
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
@@ -164,9 +167,9 @@ pub struct RolloutView {
     pub rollout: Rollout,
     /// Whether it is the one that holds.
     pub current: bool,
-    /// Its nodes, counted.
+    /// Its nodes, counted; of the rollout that holds.
     pub summary: Summary,
-    /// Its nodes, when one rollout was asked for.
+    /// Its nodes, or some of them, when one rollout was asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<progress::NodeRow>,
     /// The waves of the group: those under way, or the last that were.
@@ -233,6 +236,20 @@ pub struct Given {
     pub digest: Digest,
     /// The bytes.
     pub bytes: u64,
+}
+
+impl RolloutView {
+    /// A rollout that holds no more.
+    pub(crate) fn before(rollout: Rollout) -> Self {
+        Self {
+            rollout,
+            current: false,
+            summary: Summary::default(),
+            nodes: Vec::new(),
+            campaign: None,
+            warnings: Vec::new(),
+        }
+    }
 }
 
 impl StartRollout {

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::args::Global;
 use super::{Exit, Failure};
-use crate::api::{BY_HEADER, ErrorBody};
+use crate::api::{BY_HEADER, ErrorBody, NODES_MAX, NodeView};
 
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// How long an answer may take; a server that is busy with commits answers within a second.
@@ -82,6 +82,21 @@ impl Client {
                 .timeout(ANSWER_TIME),
         )
         .await
+    }
+
+    /// All pages of a list of nodes: as long as they are full, there is another.
+    pub(super) async fn nodes(&self) -> Result<Vec<NodeView>, Failure> {
+        let mut nodes: Vec<NodeView> = Vec::new();
+        loop {
+            let after = nodes.last().map(|last| ("after", last.path.to_string()));
+            let query: Vec<_> = after.into_iter().collect();
+            let page: Vec<NodeView> = self.ask("/v1/nodes", &query).await?;
+            let full = page.len() == NODES_MAX;
+            nodes.extend(page);
+            if !full {
+                return Ok(nodes);
+            }
+        }
     }
 
     pub(super) async fn post<T: DeserializeOwned>(

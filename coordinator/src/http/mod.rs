@@ -232,12 +232,7 @@ async fn health(Shared(api): SharedApi) -> Result<Response, ApiError> {
     let connected = api.bus.connected();
     let asked = api
         .centre
-        .call(|state| {
-            (
-                state.inventory.nodes().count(),
-                state.counters.counts().clone(),
-            )
-        })
+        .call(|state| (state.inventory.len(), state.counters.counts().clone()))
         .await;
     let (store, nodes, refused) = match asked {
         Ok((nodes, refused)) => (None, nodes, refused),

@@ -39,7 +39,7 @@ pub(crate) use given::DAYS_MAX as GIVEN_DAYS_MAX;
 pub(crate) use ingest::{Incoming, NodeAck};
 pub(crate) use models::{ModelError, VERSION_BYTES_MAX};
 pub(crate) use pages::Wanted;
-pub(crate) use rollouts::RolloutError;
+pub(crate) use rollouts::{NodePage, RolloutError};
 
 /// Ledgers and shelves that stay in memory from one round to the next; each some 500 bytes for a stream, and more while its
 /// node replays many boots. Beyond it all are dropped and read again as they are needed.

@@ -10,7 +10,7 @@ use lamppost_coordinator_core::rollout::policy::{Policy, Wave};
 use lamppost_coordinator_core::rollout::{PlanError, Rollout, Target, Terms};
 use lamppost_models::id::RolloutId;
 use lamppost_models::release::BundleRef;
-use lamppost_models::{GroupId, ModelName, Timestamp};
+use lamppost_models::{GroupId, ModelName, NodePath, Timestamp};
 use lamppost_store::{StoreError, Write};
 use semver::Version;
 
@@ -47,6 +47,13 @@ pub(crate) enum RolloutError {
     },
     #[error("the store cannot take it in")]
     Store(#[from] StoreError),
+}
+
+/// Which nodes an answer has: by site and node, those behind one, so many at most.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NodePage {
+    pub(crate) after: Option<NodePath>,
+    pub(crate) limit: usize,
 }
 
 /// How a version reaches the nodes of a group.
@@ -315,41 +322,38 @@ impl State {
                 summary
             },
             |current| {
-                let rows = progress::rows(current, &self.book, &self.inventory, now, stale);
-                Summary::of(&rows)
+                let mut summary = Summary::default();
+                progress::rows(current, &self.book, &self.inventory, now, stale)
+                    .for_each(|row| summary.count(&row));
+                summary
             },
         )
     }
 
-    /// How far a rollout is, with its nodes when they are asked for.
+    /// How far the rollout that holds is, with the nodes that are asked for.
     pub(crate) fn view(
         &self,
         rollout: &Rollout,
-        with_nodes: bool,
+        wanted: &NodePage,
         downloads: &Downloads,
         now: Timestamp,
     ) -> RolloutView {
-        let current = self
-            .book
-            .current(&rollout.target)
-            .is_some_and(|current| current.sequence == rollout.sequence);
-        let nodes = progress::rows(
-            rollout,
-            &self.book,
-            &self.inventory,
-            now,
-            self.settings.stale_after,
-        );
+        let stale = self.settings.stale_after;
+        let (mut summary, mut nodes) = (Summary::default(), Vec::new());
+        for row in progress::rows(rollout, &self.book, &self.inventory, now, stale) {
+            summary.count(&row);
+            if nodes.len() < wanted.limit
+                && wanted.after.as_ref().is_none_or(|after| row.path > *after)
+            {
+                nodes.push(row);
+            }
+        }
         RolloutView {
             rollout: rollout.clone(),
-            current,
-            summary: Summary::of(&nodes),
-            nodes: if with_nodes { nodes } else { Vec::new() },
-            campaign: if current {
-                self.campaign_view(&rollout.target, downloads, now)
-            } else {
-                None
-            },
+            current: true,
+            summary,
+            nodes,
+            campaign: self.campaign_view(&rollout.target, downloads, now),
             warnings: Vec::new(),
         }
     }

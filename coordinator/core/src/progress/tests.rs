@@ -134,6 +134,7 @@ impl World {
             at(now),
             STALE,
         )
+        .collect()
     }
 }
 
@@ -286,7 +287,7 @@ fn while_there_is_a_candidate_each_node_is_held_to_what_is_meant_for_it() {
             control,
         });
         let mut rows = rows(&rollout, &world.book, &world.inventory, at(20), STALE);
-        let row = rows.remove(0);
+        let row = rows.next().unwrap();
         (
             row.cohort,
             matches!(row.progress, NodeProgress::Running { .. }),
