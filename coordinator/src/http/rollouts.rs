@@ -9,7 +9,7 @@ use lamppost_coordinator_core::rollout::{PlanError, Target};
 use lamppost_models::id::RolloutId;
 
 use super::{Api, ApiError, SharedApi, actor, json, parse, read_json, read_json_or_default};
-use crate::api::{AbortRollout, RollBack, StartRollout};
+use crate::api::{AbortRollout, RevokeBundle, RollBack, StartRollout};
 use crate::clock::now;
 use crate::state::RolloutError;
 
@@ -78,6 +78,22 @@ pub(super) async fn roll_back(
     let of = target.clone();
     api.centre
         .call(move |state| state.roll_back(&of, version.as_ref(), &by, now()))
+        .await??;
+    api.releases.changed();
+    answer(&api, StatusCode::CREATED, target, Vec::new()).await
+}
+
+pub(super) async fn revoke(
+    Shared(api): SharedApi,
+    Path((group, model)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let (target, by) = (target(&group, &model)?, actor(&headers)?);
+    let wanted: RevokeBundle = read_json(body).await?;
+    let of = target.clone();
+    api.centre
+        .call(move |state| state.revoke(&of, wanted, by, now()))
         .await??;
     api.releases.changed();
     answer(&api, StatusCode::CREATED, target, Vec::new()).await
