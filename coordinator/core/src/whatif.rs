@@ -14,7 +14,7 @@
 //!
 //! The coordinator looks every [`world::LOOK_MS`]. Waves that wait for somebody are approved at once.
 //!
-//! - [`node`]: a node; [`depot`]: who may download; [`world`]: what happens when.
+//! - [`opening`]: how a run begins; [`node`]: a node; [`depot`]: who may download; [`world`]: what happens when.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,6 +34,7 @@ use crate::rollout::{Book, Target};
 
 mod depot;
 mod node;
+mod opening;
 mod rng;
 mod world;
 
@@ -181,7 +182,7 @@ impl Scenario {
     /// # Errors
     /// The same [`Refusal`]s, and policies that this fleet cannot meet.
     pub fn plan(&self, seed: u64) -> Result<Plan, Refusal> {
-        world::plan(self, seed)
+        opening::plan(self, seed)
     }
 }
 

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
+use lamppost_models::Timestamp;
 use lamppost_models::id::RolloutId;
-use lamppost_models::message::{
-    ActiveSlot, CandidateSlot, Quality, ReportedModel, TrialState, Verdict,
-};
+use lamppost_models::message::Verdict;
 use lamppost_models::release::{BundleRef, Sequence};
-use lamppost_models::trial::{Comparison, Moments, Side, TrialPhase, TrialReport, Watch};
-use lamppost_models::{ModelName, Timestamp};
+use lamppost_models::trial::Moments;
 
 use super::rng::Rng;
 use super::{Behaviour, Member, Scenario};
+
+mod told;
 
 /// How long the check of a bundle takes: golden vectors and latency, in a process of its own.
 pub(super) const CHECK: Duration = Duration::from_secs(3);
@@ -25,8 +25,6 @@ const LABELS_BEFORE: u64 = 200;
 const LABELS_MIN: u64 = 8;
 /// Standard errors that a node leaves for chance, as agents do.
 const STANDARD_ERRORS: f64 = 2.0;
-/// The active version's 99th percentile: above what agents take for noise.
-const P99_US: u64 = 5_000;
 
 /// What all nodes of a run have in common.
 #[derive(Debug)]
@@ -66,6 +64,15 @@ pub(super) enum Phase {
         verdict: Verdict,
         live: bool,
     },
+}
+
+/// What a node asks of the depot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// A place.
+    Asks,
+    /// Nothing more: its download is over.
+    Fetched,
 }
 
 #[derive(Debug)]
@@ -137,7 +144,7 @@ impl Node {
     }
 
     /// The candidate takes the active version's place.
-    pub(super) fn go_live(&mut self, common: &Common<'_>, now_ms: i64) {
+    fn go_live(&mut self, common: &Common<'_>, now_ms: i64) {
         self.to_loss = Moments::default();
         (self.drawn_ms, self.left) = (now_ms, 0.0);
         self.phase = if common.terms.probation.is_some() {
@@ -151,6 +158,47 @@ impl Node {
         matches!(self.phase, Phase::Probation { .. } | Phase::Passed)
     }
 
+    /// Does what it is time for; says what that asks of the depot.
+    pub(super) fn turn(&mut self, common: &Common<'_>, now_ms: i64) -> Option<Turn> {
+        let failed = |verdict, live| Phase::Failed { verdict, live };
+        match self.phase {
+            Phase::Closed { opens_ms } if opens_ms <= now_ms => {
+                self.phase = Phase::Queued;
+                return Some(Turn::Asks);
+            }
+            Phase::Fetching { until_ms } if until_ms <= now_ms => {
+                let until_ms = now_ms + ms(CHECK);
+                self.phase = Phase::Checking { until_ms };
+                return Some(Turn::Fetched);
+            }
+            Phase::Checking { until_ms } if until_ms <= now_ms => match check(common) {
+                Some(verdict) => self.phase = failed(verdict, false),
+                None if common.terms.shadow.is_some() => self.shadow(now_ms),
+                None => self.go_live(common, now_ms),
+            },
+            Phase::Shadow { since_ms } if self.done_ms(common, since_ms) <= now_ms => {
+                match self.judge_shadow(common) {
+                    Some(verdict) => self.phase = failed(verdict, false),
+                    None => self.go_live(common, now_ms),
+                }
+            }
+            Phase::Probation { since_ms } if self.done_ms(common, since_ms) <= now_ms => {
+                let verdict = self.judge_probation(common);
+                self.phase = verdict.map_or(Phase::Passed, |verdict| failed(verdict, true));
+            }
+            Phase::Before
+            | Phase::Closed { .. }
+            | Phase::Queued
+            | Phase::Fetching { .. }
+            | Phase::Checking { .. }
+            | Phase::Shadow { .. }
+            | Phase::Probation { .. }
+            | Phase::Passed
+            | Phase::Failed { .. } => {}
+        }
+        None
+    }
+
     /// When a shadow or probation that began at `since_ms` is over.
     pub(super) fn done_ms(&self, common: &Common<'_>, since_ms: i64) -> i64 {
         let Scenario {
@@ -161,13 +209,12 @@ impl Node {
         } = common.scenario;
         let shadow = common.terms.shadow.as_ref();
         let probation = common.terms.probation.as_ref();
-        let (windows, labels, time_s_max, crashes) = match &self.phase {
-            Phase::Shadow { .. } => {
-                shadow.map_or((0, 0, 0, 1), |at| (at.windows, at.labels, at.time_s_max, 1))
-            }
-            _ => probation.map_or((0, 0, 0, 1), |at| {
+        let (windows, labels, time_s_max, crashes) = if let Phase::Shadow { .. } = self.phase {
+            shadow.map_or((0, 0, 0, 1), |at| (at.windows, at.labels, at.time_s_max, 1))
+        } else {
+            probation.map_or((0, 0, 0, 1), |at| {
                 (at.windows, at.labels, at.time_s_max, at.crashes)
-            }),
+            })
         };
         if *candidate == Behaviour::Crashes {
             return since_ms.saturating_add(takes_ms(crashes, *windows_per_hour));
@@ -185,9 +232,10 @@ impl Node {
         self.left += hours * common.scenario.labels_per_hour;
         let shadow = common.terms.shadow.as_ref();
         let most = shadow.and_then(|shadow| shadow.error_ratio_max);
-        let shadowing = match self.phase {
-            Phase::Shadow { since_ms } => Some(since_ms),
-            _ => None,
+        let shadowing = if let Phase::Shadow { since_ms } = self.phase {
+            Some(since_ms)
+        } else {
+            None
         };
         while self.left >= 1.0 {
             self.left -= 1.0;
@@ -210,7 +258,7 @@ impl Node {
     }
 
     /// What a shadow that is over comes to.
-    pub(super) fn judge_shadow(&self, common: &Common<'_>) -> Option<Verdict> {
+    fn judge_shadow(&self, common: &Common<'_>) -> Option<Verdict> {
         if common.scenario.candidate == Behaviour::Crashes {
             return Some(Verdict::Crashed);
         }
@@ -221,7 +269,7 @@ impl Node {
     }
 
     /// What a probation that is over comes to.
-    pub(super) fn judge_probation(&self, common: &Common<'_>) -> Option<Verdict> {
+    fn judge_probation(&self, common: &Common<'_>) -> Option<Verdict> {
         if common.scenario.candidate == Behaviour::Crashes {
             return Some(Verdict::Crashed);
         }
@@ -236,152 +284,21 @@ impl Node {
         beyond(now.mean - limit * before.mean, spread).then_some(Verdict::Worse)
     }
 
-    /// What the check of the bundle comes to.
-    pub(super) fn check(common: &Common<'_>) -> Option<Verdict> {
-        let ratio = common.scenario.candidate.latency_ratio();
-        let limit = common.terms.latency_ratio_max;
-        limit
-            .is_some_and(|limit| ratio > limit)
-            .then_some(Verdict::TooSlow)
-    }
-
     /// Losses of the active version and of the candidate on one label.
     fn losses(&mut self) -> (f64, f64) {
         let (shared, own) = (self.rng.normal(), self.rng.normal());
         let other = AGREEMENT * shared + (1.0 - AGREEMENT * AGREEMENT).sqrt() * own;
         (shared.abs(), self.ratio * other.abs())
     }
+}
 
-    /// Its row in a report.
-    pub(super) fn row(&self, common: &Common<'_>, now_ms: i64) -> ReportedModel {
-        let Scenario { to, target, .. } = common.scenario;
-        let slot = |bundle: &BundleRef, loss: &Moments| ActiveSlot {
-            version: bundle.version.clone(),
-            digest: bundle.digest,
-            since: at(common, self.trial.map_or(0, |(since_ms, _)| since_ms)),
-            predictions: 0,
-            last_inference: None,
-            quality: (loss.n > 0).then_some(Quality::Error {
-                labels: loss.n,
-                mae: loss.mean,
-                rmse: loss.mean,
-            }),
-        };
-        let from = slot(&common.from, &self.from_loss);
-        let (active, previous) = if self.live() {
-            (slot(to, &self.to_loss), Some(from))
-        } else {
-            (from, None)
-        };
-        let state = self.state(common, now_ms);
-        ReportedModel {
-            name: ModelName::clone(&target.model),
-            active: Some(active),
-            candidate: state.map(|state| CandidateSlot {
-                version: to.version.clone(),
-                digest: to.digest,
-                state,
-            }),
-            previous,
-            release: self.trial.map(|(_, sequence)| sequence),
-            trial: self.trial_report(common, now_ms),
-        }
-    }
-
-    fn state(&self, common: &Common<'_>, now_ms: i64) -> Option<TrialState> {
-        let bytes = common.scenario.to.bytes;
-        Some(match &self.phase {
-            Phase::Before | Phase::Probation { .. } | Phase::Passed => return None,
-            Phase::Closed { .. } => TrialState::Waiting {
-                reason: "for its hours".to_owned(),
-            },
-            Phase::Queued | Phase::Fetching { .. } => TrialState::Fetching { received: 0, bytes },
-            Phase::Checking { .. } => TrialState::Checking,
-            Phase::Shadow { since_ms } => TrialState::Shadowing {
-                windows: windows(common, *since_ms, now_ms),
-                of: common
-                    .terms
-                    .shadow
-                    .as_ref()
-                    .map_or(0, |shadow| shadow.windows),
-            },
-            Phase::Failed { verdict, .. } => TrialState::Refused {
-                verdict: *verdict,
-                detail: String::new(),
-            },
-        })
-    }
-
-    fn trial_report(&self, common: &Common<'_>, now_ms: i64) -> Option<TrialReport> {
-        let (since_ms, release) = self.trial?;
-        let Scenario { to, candidate, .. } = common.scenario;
-        let phase = match &self.phase {
-            Phase::Before => return None,
-            Phase::Closed { .. }
-            | Phase::Queued
-            | Phase::Fetching { .. }
-            | Phase::Checking { .. }
-            | Phase::Shadow { .. } => TrialPhase::Candidate,
-            Phase::Probation { .. } => TrialPhase::Probation,
-            Phase::Passed => TrialPhase::Passed,
-            Phase::Failed { verdict, live } => {
-                let (verdict, detail) = (*verdict, String::new());
-                if *live {
-                    TrialPhase::RolledBack { verdict, detail }
-                } else {
-                    TrialPhase::Refused { verdict, detail }
-                }
-            }
-        };
-        let slower = (P99_US as f64 * candidate.latency_ratio()).min(1e15);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a positive number below 1e15"
-        )]
-        let candidate_us = slower as u64;
-        let side = |p99_us, loss| Side {
-            failures: 0,
-            latency_p50_us: p99_us / 2,
-            latency_p99_us: p99_us,
-            loss,
-        };
-        let crashed = matches!(
-            self.phase,
-            Phase::Failed {
-                verdict: Verdict::Crashed,
-                live: true
-            }
-        );
-        let crashes = common.terms.probation.as_ref().map_or(0, |at| at.crashes);
-        let was_live = self.live() || matches!(self.phase, Phase::Failed { live: true, .. });
-        Some(TrialReport {
-            version: to.version.clone(),
-            digest: to.digest,
-            release,
-            rollout: Some(common.id),
-            since: at(common, since_ms),
-            phase,
-            shadow: self
-                .shadow
-                .filter(|shadow| shadow.windows > 0)
-                .map(|shadow| Comparison {
-                    windows: shadow.windows,
-                    left_out: 0,
-                    candidate: side(candidate_us, shadow.candidate),
-                    active: side(P99_US, shadow.active),
-                    disagreement: Moments::default(),
-                    loss_difference: shadow.difference,
-                }),
-            probation: was_live.then(|| Watch {
-                windows: windows(common, since_ms, now_ms),
-                crashes: if crashed { crashes } else { 0 },
-                active: side(candidate_us, self.to_loss),
-                before: side(P99_US, self.from_loss),
-            }),
-            fetched_bytes: to.bytes,
-        })
-    }
+/// What the check of the bundle comes to.
+fn check(common: &Common<'_>) -> Option<Verdict> {
+    let ratio = common.scenario.candidate.latency_ratio();
+    let limit = common.terms.latency_ratio_max;
+    limit
+        .is_some_and(|limit| ratio > limit)
+        .then_some(Verdict::TooSlow)
 }
 
 /// Whether a difference is above 0 by more than chance.

@@ -4,25 +4,24 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use lamppost_models::id::{RolloutId, TagValue};
-use lamppost_models::message::{NodeState, ReportedOutbox};
+use lamppost_models::id::TagValue;
 use lamppost_models::release::Sequence;
 use lamppost_models::rollout::{Cohort, MinuteOfWeek, Who};
 use lamppost_models::time::Zone;
-use lamppost_models::{BootId, Release, Reported, Status, Timestamp, V1};
+use lamppost_models::{Release, Timestamp};
 
 use super::depot::{BACKHAUL, Depot, next_midnight_ms};
-use super::node::{CHECK, Common, Node, Phase, at, ms};
-use super::rng::Rng;
-use super::{Begun, End, NODES_MAX, Outcome, Scenario};
+use super::node::{Common, Node, Phase, Turn, at, ms};
+use super::opening::{Opening, around, open, span, tell};
+use super::{Begun, End, Outcome, Scenario};
 use crate::inventory::Inventory;
+use crate::rollout::Book;
 use crate::rollout::audit::Actor;
 use crate::rollout::campaign::{
-    Action, Around, Campaign, Campaigns, Decision, Refusal, Start, State, Step, Verdict, Why,
+    Action, Campaign, Campaigns, Decision, Refusal, State, Step, Verdict, Why,
 };
-use crate::rollout::plan::{Pace, Plan};
-use crate::rollout::policy::{Policy, QualityKind, Span};
-use crate::rollout::{Book, PlanError, Terms};
+use crate::rollout::plan::Pace;
+use crate::rollout::policy::QualityKind;
 
 /// How often the coordinator looks: as one does to which no report comes. A step is at most that much later here.
 pub(super) const LOOK_MS: i64 = 5_000;
@@ -34,9 +33,6 @@ const HORIZON_MS: i64 = 60 * 86_400_000;
 const EVENTS_MAX: u64 = 5_000_000;
 /// Steps that follow one another in one look.
 const STEPS_PER_LOOK_MAX: usize = 16;
-const BOOT: BootId = BootId::from_u64(1);
-/// Nodes are there, or are not: here no silence tells.
-const NEVER_STALE: Duration = Duration::from_hours(366 * 24);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
@@ -66,96 +62,6 @@ pub(super) struct World<'a> {
     live: u64,
     words: String,
     over: Option<(End, i64)>,
-}
-
-/// What a run begins with.
-struct Opening<'a> {
-    common: Common<'a>,
-    inventory: Inventory,
-    nodes: Vec<Node>,
-    start: Start,
-}
-
-fn open(scenario: &Scenario, seed: u64) -> Result<Opening<'_>, Refusal> {
-    let target = &scenario.target;
-    let Some(current) = scenario.book.current(target) else {
-        let (group, model) = (target.group.clone(), target.model.clone());
-        return Err(PlanError::NoRelease { group, model }.into());
-    };
-    let mut rng = Rng::new(seed);
-    let mut common = Common {
-        scenario,
-        id: RolloutId::from_u64(rng.draw()),
-        from: current.stable.clone(),
-        terms: scenario
-            .policy
-            .as_ref()
-            .map_or_else(|| Policy::canary().trial, |policy| policy.trial.clone()),
-    };
-    let mut inventory = Inventory::new(NODES_MAX);
-    let mut nodes = Vec::new();
-    let away = u64::from(scenario.away.hundredths());
-    for member in scenario.nodes.iter().take(NODES_MAX) {
-        let mut member = member.clone();
-        member.reachable &= rng.below(10_000) >= away;
-        let node = Node::new(&common, member, rng.fork());
-        // It has room for as many.
-        let heard = inventory.on_status(&node.member.path, status(&common, &node), at(&common, 0));
-        if heard.is_ok() {
-            tell(&common, &mut inventory, &node, 0);
-            nodes.push(node);
-        }
-    }
-    let mut start = Start {
-        id: common.id,
-        target: target.clone(),
-        to: scenario.to.clone(),
-        policy: scenario.policy.clone().unwrap_or_else(Policy::canary),
-        by: Actor::unnamed(),
-    };
-    if scenario.policy.is_none() {
-        let first =
-            Campaigns::first_node(&scenario.book, &inventory, &start, &around(&common, 0, 0));
-        start.policy = match first {
-            Some(first) => start.policy.with_first(first),
-            None => start.policy,
-        };
-    }
-    common.terms = start.policy.trial.clone();
-    Ok(Opening {
-        common,
-        inventory,
-        nodes,
-        start,
-    })
-}
-
-/// See [`Scenario::plan`].
-pub(super) fn plan(scenario: &Scenario, seed: u64) -> Result<Plan, Refusal> {
-    let Opening {
-        common,
-        inventory,
-        nodes,
-        start,
-    } = open(scenario, seed)?;
-    // An estimate of the least time knows one rate: the fastest.
-    let rates = nodes
-        .iter()
-        .map(|node| scenario.rates.of(&node.member.tags));
-    let bytes_per_s = rates.reduce(f64::max);
-    let mut trial_ms = ms(CHECK);
-    if let Some(mut node) = nodes.into_iter().next()
-        && common.terms.shadow.is_some()
-    {
-        node.shadow(0);
-        trial_ms = trial_ms.saturating_add(node.done_ms(&common, 0));
-    }
-    let pace = Pace {
-        bytes_per_s,
-        trial: Some(span(trial_ms)),
-    };
-    let around = around(&common, 0, 0);
-    Campaigns::new().plan(&scenario.book, &inventory, &start, pace, &around)
 }
 
 impl<'a> World<'a> {
@@ -382,55 +288,10 @@ impl<'a> World<'a> {
         }
         let was_live = node.live();
         node.observe(common, now_ms);
-        match node.phase {
-            Phase::Closed { opens_ms } if opens_ms <= now_ms => {
-                node.phase = Phase::Queued;
-                self.depot.ask(backhaul(node), number);
-            }
-            Phase::Fetching { until_ms } if until_ms <= now_ms => {
-                self.depot.end(backhaul(node), common.scenario.to.bytes);
-                let until_ms = now_ms + ms(CHECK);
-                node.phase = Phase::Checking { until_ms };
-            }
-            Phase::Checking { until_ms } if until_ms <= now_ms => match Node::check(common) {
-                Some(verdict) => {
-                    node.phase = Phase::Failed {
-                        verdict,
-                        live: false,
-                    };
-                }
-                None if common.terms.shadow.is_some() => node.shadow(now_ms),
-                None => node.go_live(common, now_ms),
-            },
-            Phase::Shadow { since_ms } if node.done_ms(common, since_ms) <= now_ms => {
-                match node.judge_shadow(common) {
-                    Some(verdict) => {
-                        node.phase = Phase::Failed {
-                            verdict,
-                            live: false,
-                        };
-                    }
-                    None => node.go_live(common, now_ms),
-                }
-            }
-            Phase::Probation { since_ms } if node.done_ms(common, since_ms) <= now_ms => {
-                node.phase = match node.judge_probation(common) {
-                    Some(verdict) => Phase::Failed {
-                        verdict,
-                        live: true,
-                    },
-                    None => Phase::Passed,
-                };
-            }
-            Phase::Before
-            | Phase::Closed { .. }
-            | Phase::Queued
-            | Phase::Fetching { .. }
-            | Phase::Checking { .. }
-            | Phase::Shadow { .. }
-            | Phase::Probation { .. }
-            | Phase::Passed
-            | Phase::Failed { .. } => {}
+        match node.turn(common, now_ms) {
+            Some(Turn::Asks) => self.depot.ask(backhaul(node), number),
+            Some(Turn::Fetched) => self.depot.end(backhaul(node), common.scenario.to.bytes),
+            None => {}
         }
         if self.over.is_none() {
             self.live += u64::from(node.live() && !was_live);
@@ -524,52 +385,4 @@ fn closed_ms(release: &Release, now: Timestamp) -> i64 {
     let minute = MinuteOfWeek::from(Zone::utc().local(now));
     let minutes = release.hours.map_or(0, |hours| hours.wait_minutes(minute));
     i64::from(minutes) * 60_000
-}
-
-fn status(common: &Common<'_>, node: &Node) -> Status {
-    Status {
-        v: V1,
-        state: if node.member.reachable {
-            NodeState::Up
-        } else {
-            NodeState::Down
-        },
-        boot: BOOT,
-        at: at(common, 0),
-        agent: String::new(),
-        groups: node.member.groups.clone(),
-        tags: node.member.tags.clone(),
-    }
-}
-
-/// A node's report comes to the inventory.
-fn tell(common: &Common<'_>, inventory: &mut Inventory, node: &Node, now_ms: i64) {
-    let now = at(common, now_ms);
-    let report = Reported {
-        v: V1,
-        boot: BOOT,
-        at: now,
-        models: vec![node.row(common, now_ms)],
-        streams: Vec::new(),
-        outbox: ReportedOutbox::default(),
-        trust: None,
-    };
-    // The node is known, so that there is room for it.
-    drop(inventory.on_reported(&node.member.path, report, now));
-}
-
-fn around(common: &Common<'_>, now_ms: i64, bytes_today: u64) -> Around {
-    Around {
-        terms: Terms {
-            now: at(common, now_ms),
-            lifetime: NEVER_STALE,
-            seen: Sequence(0),
-        },
-        stale_after: NEVER_STALE,
-        bytes_today,
-    }
-}
-
-fn span(ms: i64) -> Span {
-    Span::from_secs(u64::try_from(ms).unwrap_or(0) / 1000)
 }
