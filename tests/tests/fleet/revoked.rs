@@ -46,7 +46,7 @@ fn nodes_leave_a_version_that_is_revoked_also_when_they_come_back() -> anyhow::R
         let unknown = json!({ "bundle": format!("sha256:{:064x}", 7), "reason": reason });
         refused(&world, unknown, "no node's report has the bundle").await;
         let other = json!({ "bundle": "1.0.0", "reason": reason, "to": "1.0.0" });
-        refused(&world, other, "is revoked in group all").await;
+        refused(&world, other, "not the bundle to revoke").await;
 
         let body = json!({ "bundle": "1.1.0", "reason": reason, "to": "1.0.0" });
         let view = revoke(&world, body.clone()).await?;

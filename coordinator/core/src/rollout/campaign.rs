@@ -387,7 +387,7 @@ pub enum Refusal {
     },
     /// The group would be left with nothing to run.
     #[error(
-        "{model} {version} is what group {group} runs: say with --to VERSION (\"to\") what it is to run instead"
+        "{model} {version} is what group {group} runs: say with --to VERSION (\"to\") which other version it is to run instead"
     )]
     Homeless {
         /// The group.

@@ -147,32 +147,32 @@ impl Revocation {
             });
         }
         let runs = current.stable.version.clone();
-        match &self.to {
-            None if current.stable.digest == digest => Err(Refusal::Homeless {
+        let to = self.to.as_ref();
+        if current.stable.digest != digest {
+            if let Some(to) = to {
+                return Err(Refusal::Settled {
+                    group,
+                    model,
+                    runs,
+                    to: to.version.clone(),
+                });
+            }
+            let candidate = current.candidate.as_ref();
+            let tried = candidate.is_some_and(|candidate| candidate.bundle.digest == digest);
+            return Ok(if tried { Now::Candidate } else { Now::Neither });
+        }
+        match to.filter(|to| to.digest != digest) {
+            None => Err(Refusal::Homeless {
                 group,
                 model,
                 version: runs,
             }),
-            Some(to) if to.digest == digest || current.revoked.contains(&to.digest) => {
-                let version = to.version.clone();
-                Err(Refusal::Revoked {
-                    group,
-                    model,
-                    version,
-                })
-            }
-            Some(to) if current.stable.digest == digest => Ok(Now::Stable { to: to.clone() }),
-            Some(to) => Err(Refusal::Settled {
+            Some(to) if current.revoked.contains(&to.digest) => Err(Refusal::Revoked {
                 group,
                 model,
-                runs,
-                to: to.version.clone(),
+                version: to.version.clone(),
             }),
-            None => {
-                let candidate = current.candidate.as_ref();
-                let tried = candidate.is_some_and(|candidate| candidate.bundle.digest == digest);
-                Ok(if tried { Now::Candidate } else { Now::Neither })
-            }
+            Some(to) => Ok(Now::Stable { to: to.clone() }),
         }
     }
 

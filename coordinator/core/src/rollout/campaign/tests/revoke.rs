@@ -67,9 +67,9 @@ fn what_all_run_goes_with_another_version_in_its_place() {
         .unwrap();
     world.commit(&next);
     let refusal = plan(&world, &of(5, None)).unwrap_err();
-    assert_snapshot!(refusal, @r#"flow 1.5.0 is what group all runs: say with --to VERSION ("to") what it is to run instead"#);
+    assert_snapshot!(refusal, @r#"flow 1.5.0 is what group all runs: say with --to VERSION ("to") which other version it is to run instead"#);
     let itself = plan(&world, &of(5, Some(5))).unwrap_err();
-    assert!(matches!(itself, Refusal::Revoked { .. }));
+    assert_eq!(itself, refusal);
 
     world.start(policy(WAVES));
     let step = revoke(&mut world, 5, Some(0));
@@ -108,6 +108,8 @@ fn what_nobody_runs_is_revoked_beside_a_rollout() {
 
     let again = plan(&world, &of(7, None)).unwrap_err();
     assert_snapshot!(again, @"");
+    let gone = plan(&world, &of(0, Some(7))).unwrap_err();
+    assert!(matches!(gone, Refusal::Revoked { .. }));
     let needless = plan(&world, &of(6, Some(0))).unwrap_err();
     assert_snapshot!(needless, @"");
     let mut elsewhere = of(7, None);
