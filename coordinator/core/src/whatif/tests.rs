@@ -209,7 +209,7 @@ fn places_hours_and_the_bytes_of_a_day_are_waited_for() {
     let queued = took("downloads_per_backhaul = 1");
     assert!(queued >= free + 400, "{free} {queued}");
     // The whole fleet at 40 bundles a day; the first day has half of its hours left.
-    let rationed = took("bytes_per_day = \"4MB\"");
+    let rationed = took("deadline = \"3d\"\nbytes_per_day = \"4MB\"");
     assert!((36 * 3600..4 * 86_400).contains(&rationed), "{rationed}");
     // From noon to two in the night.
     let nightly = took("hours = \"daily 02:00-06:00\"");

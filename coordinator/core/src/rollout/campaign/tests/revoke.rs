@@ -73,7 +73,7 @@ fn what_all_run_goes_with_another_version_in_its_place() {
 
     world.start(policy(WAVES));
     let step = revoke(&mut world, 5, Some(0));
-    assert_snapshot!(step.note.words, @"");
+    assert_snapshot!(step.note.words, @"anna@depot revoked 1.5.0 of flow in group all (sha256:f13ee6ed54ea2aae9fc49a9faeb5da6e8ddef0e12ed5d30d35a624ae813e0485): it reads NaN in rain; all nodes go to 1.0.0 at once");
     let current = world.book.current(&target()).unwrap().clone();
     assert_eq!((&current.stable, &current.candidate), (&bundle(0), &None));
     assert_eq!(current.sequence, Sequence(4));
@@ -107,11 +107,11 @@ fn what_nobody_runs_is_revoked_beside_a_rollout() {
     assert!(world.tick().unwrap().step.is_none());
 
     let again = plan(&world, &of(7, None)).unwrap_err();
-    assert_snapshot!(again, @"");
+    assert_snapshot!(again, @"sha256:aae89fc0f03e2959ae4d701a80cc3915918c950b159f6abb6c92c1433b1a8534 of flow is revoked in group all already, by the release that holds (sequence 3)");
     let gone = plan(&world, &of(0, Some(7))).unwrap_err();
     assert!(matches!(gone, Refusal::Revoked { .. }));
     let needless = plan(&world, &of(6, Some(0))).unwrap_err();
-    assert_snapshot!(needless, @"");
+    assert_snapshot!(needless, @r#"group all runs flow 1.0.0, which is not the bundle to revoke: leave out --to 1.0.0 ("to"), or go there with `lamppost rollout rollback flow --group all --to 1.0.0`"#);
     let mut elsewhere = of(7, None);
     elsewhere.target.group = "park".parse().unwrap();
     assert!(matches!(plan(&world, &elsewhere), Err(Refusal::Plan(_))));
