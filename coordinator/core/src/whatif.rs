@@ -174,7 +174,7 @@ impl Scenario {
     /// # Errors
     /// [`Refusal`] when no rollout could begin so.
     pub fn run(&self, seed: u64) -> Result<Outcome, Refusal> {
-        world::World::begin(self, seed)?.play()
+        Ok(world::World::begin(self, seed)?.play())
     }
 
     /// What `lamppost rollout plan` says of the same, for one of the seeds: the hash draws the cohorts.

@@ -101,7 +101,7 @@ impl<'a> World<'a> {
         Ok(world)
     }
 
-    pub(super) fn play(mut self) -> Result<Outcome, Refusal> {
+    pub(super) fn play(mut self) -> Outcome {
         self.look();
         let mut events = 0;
         while let Some(Reverse((now_ms, event))) = self.events.pop() {
@@ -124,7 +124,7 @@ impl<'a> World<'a> {
         }
         let (end, took_ms) = self.over.unwrap_or((End::Open, self.now_ms));
         let bytes_by_backhaul = self.depot.bytes();
-        Ok(Outcome {
+        Outcome {
             seed: self.seed,
             end,
             took: span(took_ms),
@@ -134,7 +134,7 @@ impl<'a> World<'a> {
             live: self.live,
             bytes: bytes_by_backhaul.values().sum(),
             bytes_by_backhaul,
-        })
+        }
     }
 
     fn at(&self, at_ms: i64, event: Event) -> Reverse<(i64, Event)> {
