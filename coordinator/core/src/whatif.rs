@@ -38,7 +38,7 @@ mod opening;
 mod rng;
 mod world;
 
-/// Most nodes of one run: 10,000 take a second or so, and a plan of more is seldom one of chance.
+/// Most nodes of one run: each look of the coordinator is at all of them, and a larger fleet behaves as one of this size does.
 pub const NODES_MAX: usize = 20_000;
 
 /// What is played.

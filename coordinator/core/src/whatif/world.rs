@@ -29,7 +29,7 @@ pub(super) const LOOK_MS: i64 = 5_000;
 const HEARS_MS: i64 = 1_000;
 /// Longest run: two of the longest soaks that make sense, or eight weekends.
 const HORIZON_MS: i64 = 60 * 86_400_000;
-/// Most events of a run: some ten seconds of a processor. A node makes some hundred.
+/// Most events of a run: 250 for each of the most nodes there may be; by the built-in policy a node makes some hundred.
 const EVENTS_MAX: u64 = 5_000_000;
 /// Steps that follow one another in one look.
 const STEPS_PER_LOOK_MAX: usize = 16;
