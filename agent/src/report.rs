@@ -181,6 +181,7 @@ impl Reporter {
                 .collect(),
             streams,
             outbox,
+            trust: Some(self.believed.reported(self.lapses.intake())),
         };
         let documents = Documents {
             status: crate::to_json(&status),

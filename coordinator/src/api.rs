@@ -19,8 +19,10 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 mod position;
+mod revoke;
 
 pub use position::{ParsePositionError, Position};
+pub use revoke::{BundleName, ParseBundleNameError, RevokeBundle};
 
 /// The header that says who asks, for the audit log: `user@host`, say.
 pub const BY_HEADER: &str = "lamppost-by";

@@ -17,6 +17,10 @@ use crate::topic::NodePath;
 use crate::trial::TrialReport;
 use crate::version::V1;
 
+mod trust;
+
+pub use trust::{Intake, ReportedTrust};
+
 /// Longest JSON text of one message, in bytes: a batch of 7 KiB, unpacked, stays well below.
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 
@@ -239,6 +243,9 @@ pub struct Reported {
     pub streams: Vec<ReportedStream>,
     /// The outbox.
     pub outbox: ReportedOutbox,
+    /// Whom the node believes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<ReportedTrust>,
 }
 
 /// A model on a node.

@@ -29,7 +29,7 @@ use serde_json::Value;
 type Check = fn(&str);
 
 /// Every file, with the type that reads it.
-const FILES: [(&str, Check); 31] = [
+const FILES: [(&str, Check); 32] = [
     ("ack.json", holds::<Ack>),
     ("event-batch.json", holds::<EventBatch>),
     ("golden.json", holds::<Golden>),
@@ -49,6 +49,7 @@ const FILES: [(&str, Check); 31] = [
     ("release.json", holds::<Release>),
     ("reported-ledger.json", holds::<Reported>),
     ("reported-trial.json", holds::<Reported>),
+    ("reported-trust.json", holds::<Reported>),
     ("reported.json", holds::<Reported>),
     ("sample-batch.json", holds::<SampleBatch>),
     ("sample-origin.json", holds::<SampleBatch>),

@@ -121,6 +121,23 @@ impl Api {
         .await
     }
 
+    /// Asks for something by POST at an address below `/v1`.
+    ///
+    /// # Errors
+    /// With what the coordinator says when it refuses.
+    pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let request = self.client.post(format!("{}/{path}", self.base));
+        self.answer(request.json(body)).await
+    }
+
+    /// What is at an address below `/v1`.
+    ///
+    /// # Errors
+    /// When the coordinator does not answer so.
+    pub async fn at(&self, path: &str) -> anyhow::Result<Value> {
+        self.get(path).await
+    }
+
     /// All nodes that the coordinator knows.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ mod node;
 mod policy;
 mod rollout;
 mod serve;
+mod sim;
 mod tables;
 mod watch;
 
@@ -99,6 +100,7 @@ fn run(Args { global, command }: Args) -> Result<(), Failure> {
         Command::Serve(serve) => serve::serve(serve),
         Command::Model(model) => model::run(model, &global),
         Command::Rollout(rollout) => block_on(rollout::run(rollout, &global)),
+        Command::Sim(sim) => block_on(sim::run(sim, &global)),
         Command::Node(node) => block_on(node::run(node, &global)),
         Command::Prediction(prediction) => block_on(node::predictions(prediction, &global)),
         Command::Ledger(ledger) => block_on(ledger::run(ledger, &global)),
@@ -226,6 +228,11 @@ mod tests {
             "lamppost rollout abort traffic-flow --keep --revert",
             "lamppost rollout pause",
             "lamppost rollout ls --by two\u{a0}words",
+            "lamppost rollout revoke traffic-flow 1.0.0",
+            "lamppost rollout revoke traffic-flow latest --reason bad",
+            "lamppost sim traffic-flow 1.0.0 --candidate bad",
+            "lamppost sim traffic-flow 1.0.0 --away 101",
+            "lamppost sim traffic-flow 1.0.0 --windows-per-hour 0",
             "lamppost audit verify --since 1h",
             "lamppost audit verify --holds abc",
             "lamppost prediction ls a/b --limit 0",

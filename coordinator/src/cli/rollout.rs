@@ -12,7 +12,8 @@ use super::args::{EndingArgs, Global, Rollout, Spread, Wait, What, Which};
 use super::client::Client;
 use super::{Exit, Failure, policy, show, tables};
 use crate::api::{
-    AbortRollout, CampaignView, NODES_MAX, RollBack, RolloutPlan, RolloutView, StartRollout,
+    AbortRollout, CampaignView, NODES_MAX, RevokeBundle, RollBack, RolloutPlan, RolloutView,
+    StartRollout,
 };
 use crate::clock::now;
 
@@ -38,6 +39,17 @@ pub(super) async fn run(rollout: Rollout, global: &Global) -> Result<(), Failure
             let body = RollBack { version: to };
             let started = client.post(&address(&which, "/rollback"), &body).await?;
             follow(&client, started, wait, global).await
+        }
+        Rollout::Revoke {
+            which,
+            bundle,
+            to,
+            reason,
+            wait,
+        } => {
+            let body = RevokeBundle { bundle, reason, to };
+            let revoked = client.post(&address(&which, "/revoke"), &body).await?;
+            follow(&client, revoked, wait, global).await
         }
         Rollout::Status { which, watch: true } => watch::run(&client, &which, global).await,
         Rollout::Status {

@@ -12,12 +12,14 @@ mod campaigns;
 mod ledger;
 mod nodes;
 mod rollouts;
+mod sim;
 
 pub(super) use audit::{audit, audit_check};
 pub(super) use campaigns::{plan, rollout_head, rollout_line};
 pub(super) use ledger::ledger;
 pub(super) use nodes::{node, nodes};
 pub(super) use rollouts::{rollout, rollout_status, rollouts};
+pub(super) use sim::sim;
 
 fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();

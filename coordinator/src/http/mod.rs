@@ -134,6 +134,7 @@ fn actions() -> Router<Arc<Api>> {
         .route("/abort", post(rollouts::abort))
         .route("/promote", post(rollouts::promote))
         .route("/rollback", post(rollouts::roll_back))
+        .route("/revoke", post(rollouts::revoke))
 }
 
 /// Who asks, by their own word: for the audit log.

@@ -11,7 +11,7 @@ use lamppost_models::id::RolloutId;
 use serde::Deserialize;
 
 use super::{Api, ApiError, SharedApi, actor, json, nodes, parse, read_json, read_json_or_default};
-use crate::api::{AbortRollout, RollBack, RolloutView, StartRollout};
+use crate::api::{AbortRollout, RevokeBundle, RollBack, RolloutView, StartRollout};
 use crate::clock::now;
 use crate::state::{NodePage, RolloutError};
 
@@ -80,6 +80,22 @@ pub(super) async fn roll_back(
     let of = target.clone();
     api.centre
         .call(move |state| state.roll_back(&of, version.as_ref(), &by, now()))
+        .await??;
+    api.releases.changed();
+    answer(&api, StatusCode::CREATED, target, Vec::new()).await
+}
+
+pub(super) async fn revoke(
+    Shared(api): SharedApi,
+    Path((group, model)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let (target, by) = (target(&group, &model)?, actor(&headers)?);
+    let wanted: RevokeBundle = read_json(body).await?;
+    let of = target.clone();
+    api.centre
+        .call(move |state| state.revoke(&of, wanted, by, now()))
         .await??;
     api.releases.changed();
     answer(&api, StatusCode::CREATED, target, Vec::new()).await

@@ -18,6 +18,8 @@ pub(super) const EVIDENCE: &str = "evidence/";
 pub(super) const GIVEN: &str = "given/";
 pub(super) const AUDIT_HEAD: &str = "audit/head";
 pub(super) const AUDIT_BASE: &str = "audit/base";
+/// The keys that sign, as the audit log told of them last.
+pub(super) const TRUSTED: &str = "audit/keys";
 const SHELVES: &str = "shelf/";
 
 pub(super) fn model(name: &ModelName, version: &Version) -> String {

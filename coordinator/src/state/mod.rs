@@ -30,6 +30,7 @@ mod ledger;
 mod models;
 mod pages;
 mod rollouts;
+mod trusted;
 
 pub(crate) use audit::{
     Checked, From as AuditFrom, PAGE_MAX as AUDIT_PAGE_MAX, ends as audit_ends,

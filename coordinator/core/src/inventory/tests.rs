@@ -36,6 +36,7 @@ fn report(boot: u64, seconds: i64) -> Reported {
         models: Vec::new(),
         streams: Vec::new(),
         outbox: ReportedOutbox::default(),
+        trust: None,
     }
 }
 

@@ -117,6 +117,7 @@ impl World {
                 models,
                 streams: Vec::new(),
                 outbox,
+                trust: None,
             };
             self.inventory.on_reported(&path, reported, at(10)).unwrap();
         }
