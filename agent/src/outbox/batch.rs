@@ -132,6 +132,17 @@ pub(super) fn pack(json: &[u8]) -> Packed {
     }
 }
 
+/// Whether a record of at most `bytes` bytes is not too large for a batch of its own; `record` makes one as large.
+pub(crate) fn fits_a_batch(bytes: usize, record: impl FnOnce() -> Vec<u8>) -> bool {
+    // What the compressor cannot make smaller grows by less than this, as does a record by the digits that it lacks yet.
+    const SPARE: usize = 128;
+    if bytes + SPARE <= LIMITS.packed_bytes_max {
+        return true;
+    }
+    bytes + SPARE <= LIMITS.raw_bytes_max
+        && pack(&array(&[&record()])).as_ref().len() + SPARE <= LIMITS.packed_bytes_max
+}
+
 /// A compressed JSON array.
 pub(super) struct Packed {
     json_bytes: usize,
