@@ -332,7 +332,7 @@ impl State {
             digest,
             said,
         });
-        let offer = predicted.clone().zip(compared).map(Box::new);
+        let offer = compared.and_then(|json| Some(Box::new((predicted.clone()?, json))));
         self.tell(job, predicted, labelled, scored);
         took.map(|took| {
             Ran::Well(Said {
