@@ -8,7 +8,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
@@ -93,13 +93,13 @@ fn on_the_wire(inbox: &Inbox, text: &str) -> Option<String> {
     found.map(|(topic, payload)| format!("{text} in {topic}: {}", String::from_utf8_lossy(payload)))
 }
 
+/// The samples of a run, each once, by number.
 fn samples(inbox: &Inbox, boot: BootId) -> Vec<Sample> {
-    let mut seqs = BTreeSet::new();
     let all = inbox.samples.iter().flat_map(|batch| &batch.records);
     let of_boot = all.filter(|sample| sample.origin.as_ref().unwrap().boot == boot);
     // A batch may come twice.
-    let once = of_boot.filter(|sample| seqs.insert(sample.origin.as_ref().unwrap().seq));
-    once.cloned().collect()
+    let by_seq = of_boot.map(|sample| (sample.origin.as_ref().unwrap().seq, sample.clone()));
+    by_seq.collect::<BTreeMap<_, _>>().into_values().collect()
 }
 
 async fn until_samples(coordinator: &Coordinator, boot: BootId, count: usize) -> Vec<Sample> {

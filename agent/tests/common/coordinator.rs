@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use lamppost_broker::{Broker, Config, Limits, LinkPublisher, Publish, QoS};
 use lamppost_models::ledger::EventBatch;
-use lamppost_models::message::{BatchRange, PredictionRange};
+use lamppost_models::message::{BatchRange, PredictionRange, SampleBatch};
 use lamppost_models::release::{BundleRef, ReleaseKey, Sequence};
 use lamppost_models::signed_time::TimeQuestion;
 use lamppost_models::{
-    Ack, Bundle, Digest, NodePath, Prediction, PredictionBatch, Release, SampleBatch, SignedTime,
-    Status, Timestamp, Topic, TopicRoot, V1,
+    Ack, Bundle, Digest, NodePath, Prediction, PredictionBatch, Release, SignedTime, Status,
+    Timestamp, Topic, TopicRoot, V1,
 };
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
