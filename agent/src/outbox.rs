@@ -262,7 +262,8 @@ impl Outbox {
 
     /// Stores records of one stream, each a JSON text, oldest first. They are on the disk when this returns.
     ///
-    /// Records with `boot` and `seq` are known by these: what becomes of them is told by number.
+    /// Records with `boot` and `seq`, or with an `origin` that has them, are known by these: what becomes of them is told by
+    /// number.
     ///
     /// # Errors
     /// [`OutboxError::Unwritten`] when the disk is full or failed: the first records may be stored, the rest was shed,

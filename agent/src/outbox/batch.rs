@@ -70,15 +70,26 @@ pub(super) struct Numbered {
     pub(super) seq: u64,
 }
 
+/// What a record says of itself: a prediction at once, a sample in its origin.
 #[derive(Deserialize)]
 struct Key {
     boot: Option<BootId>,
     seq: Option<u64>,
+    origin: Option<Origin>,
+}
+
+#[derive(Deserialize)]
+struct Origin {
+    boot: BootId,
+    seq: u64,
 }
 
 impl Key {
     fn numbered(self) -> Option<Numbered> {
-        let (boot, seq) = (self.boot?, self.seq?);
+        let (boot, seq) = match self.origin {
+            Some(Origin { boot, seq }) => (boot, seq),
+            None => (self.boot?, self.seq?),
+        };
         Some(Numbered { boot, seq })
     }
 }
@@ -406,7 +417,14 @@ mod tests {
             numbered(r#"{"a":{"seq":9},"seq":4,"boot":"0000000000000001"}"#),
             Some(Some(key))
         );
+        let sample =
+            r#"{"seq":9,"origin":{"boot":"0000000000000001","seq":4,"model":"m"},"boot":7}"#;
+        assert_eq!(
+            numbered(&sample.replace(",\"boot\":7", "")),
+            Some(Some(key))
+        );
         for text in [
+            sample,
             "7",
             "[]",
             r#"{"seq":-1}"#,

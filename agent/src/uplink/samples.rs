@@ -66,3 +66,28 @@ impl Reserved<'_> {
         self.0.send(Command::Samples(batch));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_room_is_for_predictions() {
+        let (commands, mut receiver) = mpsc::channel(COMMANDS_MAX);
+        let (feed, _receiver) = mpsc::channel(1);
+        let samples = Samples::new(commands, feed, BTreeMap::new());
+        let batch = || SampleBatch {
+            stream: 0,
+            records: Vec::new(),
+            spent: None,
+        };
+        for _ in 0..COMMANDS_MAX / 2 {
+            samples.reserve().unwrap().send(batch());
+        }
+        assert!(samples.reserve().is_none());
+        receiver.try_recv().unwrap();
+        assert!(samples.reserve().is_some());
+        drop(receiver);
+        assert!(samples.reserve().is_none(), "nobody takes it any more");
+    }
+}
