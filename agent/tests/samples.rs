@@ -21,7 +21,7 @@ use lamppost_models::{BootId, Sample, Timestamp, Value};
 
 /// The model says so much more than the newest volume: what it says is no reading.
 const MORE: f32 = 3_333.0;
-const EVERY: &str = r#"{ all = 1 }"#;
+const EVERY: &str = "{ all = 1 }";
 
 /// The stream, and what it keeps.
 fn stream(dir: &Path, sample: &str) -> String {

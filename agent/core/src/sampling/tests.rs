@@ -182,7 +182,7 @@ fn the_policy_that_says_most_is_told_and_the_same_seed_chooses_the_same() {
 fn numbers_out_of_all_bounds_do_no_harm() {
     let mut sampler = sampler(&[(SamplePolicy::Rare, 0.5), (SamplePolicy::Uncertain, 0.5)]);
     for at in 0..600 {
-        let x = [0.0, f64::MAX, f64::MIN, f64::MIN_POSITIVE, 1.0][(at % 5) as usize];
+        let x = [0.0, f64::MAX, f64::MIN, f64::MIN_POSITIVE, 1.0][usize::try_from(at % 5).unwrap()];
         choose(&mut sampler, at, &window(x, -x), None);
         sampler.learn(id(at), f64::MAX);
         choose(&mut sampler, at, &[], Some(&[]));
@@ -358,7 +358,7 @@ fn a_draft_becomes_the_sample_that_readers_parse_and_has_no_other_field() {
     )
     .unwrap();
     let most = draft.bytes();
-    let json = draft.finish(u64::MAX, Some(&Label::Value(-1.234_567_890_123_456_7e-300)));
+    let json = draft.finish(u64::MAX, Some(&Label::Value(-f64::MAX)));
     assert!(json.len() <= most, "{} of {most}", json.len());
     let text = String::from_utf8(json.clone()).unwrap();
     assert!(!text.contains("plate") && !text.contains("B-XY"), "{text}");
