@@ -21,6 +21,7 @@ use crate::ingest::Job;
 use crate::labels::Labels;
 use crate::publish::Prediction;
 use crate::queue::Queue;
+use crate::samples::Offers;
 use crate::stats::StreamStats;
 use crate::tap::Tap;
 
@@ -103,6 +104,8 @@ pub(crate) struct Scored {
     pub(crate) labelled: bool,
     /// Whether a flat topic takes the bare value.
     pub(crate) flat: bool,
+    /// What its samples ask for.
+    pub(crate) offers: Offers,
     pub(crate) stats: Arc<StreamStats>,
 }
 

@@ -434,6 +434,21 @@ pub struct StreamCounters {
     pub labels: u64,
     /// Predictions whose label did not come in time.
     pub unlabelled: u64,
+    /// Samples kept, which is the `seq` of the next one.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub samples: u64,
+    /// Windows that a policy chose and the day's budget had no bytes for.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub samples_over_budget: u64,
+    /// Windows that a policy chose and that are larger than a batch.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub samples_over_size: u64,
+    /// Samples that went without their label, for too many waited for theirs.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub samples_crowded: u64,
+    /// Samples that were dropped before they had a number, for the outbox was held up.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub samples_dropped: u64,
 }
 
 /// What waits for the link, and what was lost waiting.
@@ -509,6 +524,11 @@ pub struct ReportedBudget {
 )]
 const fn is_false(flag: &bool) -> bool {
     !*flag
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Batches that will never come.

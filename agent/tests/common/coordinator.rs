@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use lamppost_broker::{Broker, Config, Limits, LinkPublisher, Publish, QoS};
 use lamppost_models::ledger::EventBatch;
-use lamppost_models::message::{BatchRange, PredictionRange};
+use lamppost_models::message::{BatchRange, PredictionRange, SampleBatch};
 use lamppost_models::release::{BundleRef, ReleaseKey, Sequence};
 use lamppost_models::signed_time::TimeQuestion;
 use lamppost_models::{
@@ -46,6 +46,9 @@ pub(crate) struct Inbox {
     pub(crate) batches: Vec<PredictionBatch>,
     pub(crate) statuses: Vec<Status>,
     pub(crate) reported: Vec<lamppost_models::Reported>,
+    pub(crate) samples: Vec<SampleBatch>,
+    /// Every message that the broker was given, by topic, unpacked.
+    pub(crate) wire: Vec<(String, Vec<u8>)>,
 }
 
 /// The parts that outlive a restart of the broker.
@@ -115,10 +118,7 @@ impl Coordinator {
         .await;
         self.address = broker.local_addr().unwrap();
         let (publisher, mut receiver) = broker.link("coordinator").unwrap().split();
-        receiver
-            .subscribe("lamppost/v1/nodes/#", QoS::AtLeastOnce)
-            .await
-            .unwrap();
+        receiver.subscribe("#", QoS::AtLeastOnce).await.unwrap();
         let (inbox, acks, acknowledge) = (
             Arc::clone(&self.inbox),
             Arc::clone(&self.acks),
@@ -127,6 +127,11 @@ impl Coordinator {
         let time = Arc::clone(&self.time);
         let listener = tokio::spawn(async move {
             while let Some(message) = receiver.recv().await {
+                let wire = (message.topic.to_string(), unpacked(&message.payload));
+                inbox.lock().unwrap().wire.push(wire);
+                if !message.topic.starts_with("lamppost/v1/nodes/") {
+                    continue;
+                }
                 let wanted = *time.lock().unwrap();
                 if let Some(answer) = answer_time(&message.topic, &message.payload, wanted) {
                     acknowledge.publish(answer).await.unwrap();
@@ -360,6 +365,24 @@ fn take(inbox: &Mutex<Inbox>, topic: &str, payload: &[u8], acks: Acks) -> Option
                 },
             )
         }
+        Topic::Sample(path, _) => {
+            let batch: SampleBatch = serde_json::from_slice(&unpacked(payload)).unwrap();
+            let (epoch, number) = (batch.epoch, batch.number);
+            inbox.samples.push(batch);
+            let batches = vec![BatchRange {
+                epoch,
+                from: number,
+                to: number,
+            }];
+            (
+                path,
+                Ack {
+                    v: V1,
+                    predictions: Vec::new(),
+                    batches,
+                },
+            )
+        }
         Topic::Status(_) => {
             inbox
                 .statuses
@@ -377,7 +400,6 @@ fn take(inbox: &Mutex<Inbox>, topic: &str, payload: &[u8], acks: Acks) -> Option
         | Topic::Time
         | Topic::TimeQuestion(_)
         | Topic::TimeAnswer(_)
-        | Topic::Sample(..)
         | Topic::Ack(_) => {
             return None;
         }
