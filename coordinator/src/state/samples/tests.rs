@@ -163,7 +163,7 @@ fn what_cannot_be_is_refused_counted_and_acknowledged_with_the_rest() {
         with("label", "a\u{7}b".into()),
         with("label", serde_json::json!([1])),
         with("ts", "soon".into()),
-        serde_json::to_value(sample(1, 1 << 60)).unwrap(),
+        serde_json::to_value(sample(1, 1 << 53)).unwrap(),
     ];
     let count = wrong.len() as u64;
     let mut records = vec![serde_json::to_value(sample(1, 0)).unwrap()];
@@ -389,6 +389,28 @@ fn what_is_forgotten_stays_forgotten() {
     let stored = state.store.scan_prefix(keys::SAMPLES.as_bytes()).count();
     assert_eq!(stored, 23);
     assert_sound(&mut state);
+}
+
+#[test]
+fn forgetting_ends_where_a_block_looks_as_if_it_had_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = open(dir.path());
+    let mut labelled = sample(1, 0);
+    labelled.label = Some(Label::Value(1.0));
+    let records = vec![labelled, sample(1, 9)];
+    state.ingest(&[batch("a", 0, records)], at(1)).unwrap();
+    // The block has labels and it has these times, but no sample has both.
+    let filter = Filter {
+        labelled: Some(true),
+        from: Some(at(5)),
+        ..Filter::default()
+    };
+    let (count, next) = state.forget_samples(&filter, None).unwrap();
+    assert_eq!(count, 0);
+    let step = state.forget_samples(&filter, Some(&next.unwrap())).unwrap();
+    assert_eq!(step, (0, None));
+    assert_eq!(found(&mut state, &filter, 5), []);
+    assert_eq!(seqs(&mut state, &Filter::default()), [0, 9]);
 }
 
 #[test]
