@@ -20,9 +20,13 @@ use serde::{Deserialize, Serialize};
 
 mod position;
 mod revoke;
+mod samples;
 
 pub use position::{ParsePositionError, Position};
 pub use revoke::{BundleName, ParseBundleNameError, RevokeBundle};
+pub use samples::{
+    Forgotten, LabelBy, Labelled, RefusedLine, SampleLabel, SampleSummary, StoredSample,
+};
 
 /// The header that says who asks, for the audit log: `user@host`, say.
 pub const BY_HEADER: &str = "lamppost-by";

@@ -12,6 +12,7 @@ mod campaigns;
 mod ledger;
 mod nodes;
 mod rollouts;
+mod samples;
 mod sim;
 
 pub(super) use audit::{audit, audit_check};
@@ -19,6 +20,7 @@ pub(super) use campaigns::{plan, rollout_head, rollout_line};
 pub(super) use ledger::ledger;
 pub(super) use nodes::{node, nodes};
 pub(super) use rollouts::{rollout, rollout_status, rollouts};
+pub(super) use samples::samples;
 pub(super) use sim::sim;
 
 fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
@@ -63,7 +65,7 @@ fn or_dash(text: Option<String>) -> String {
 }
 
 /// The serde name of a word-like enum.
-fn word(value: impl serde::Serialize) -> String {
+pub(super) fn word(value: impl serde::Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word.replace('_', " "),
         _ => String::new(),

@@ -18,7 +18,7 @@ use semver::Version;
 use serde::de::DeserializeOwned;
 
 use crate::api::ModelRow;
-use crate::config::Config;
+use crate::config::{Config, SampleLimits};
 
 mod audit;
 mod campaigns;
@@ -30,6 +30,7 @@ mod ledger;
 mod models;
 mod pages;
 mod rollouts;
+mod samples;
 mod trusted;
 
 pub(crate) use audit::{
@@ -37,10 +38,11 @@ pub(crate) use audit::{
 };
 pub(crate) use counters::Counters;
 pub(crate) use given::DAYS_MAX as GIVEN_DAYS_MAX;
-pub(crate) use ingest::{Incoming, NodeAck};
+pub(crate) use ingest::{Incoming, NodeAck, check_label};
 pub(crate) use models::{ModelError, VERSION_BYTES_MAX};
 pub(crate) use pages::Wanted;
 pub(crate) use rollouts::{NodePage, RolloutError};
+pub(crate) use samples::{SampleCounts, SamplePart};
 
 /// Ledgers and shelves that stay in memory from one round to the next; each some 500 bytes for a stream, and more while its
 /// node replays many boots. Beyond it all are dropped and read again as they are needed.
@@ -64,6 +66,7 @@ pub(crate) struct Settings {
     pub(crate) nodes_max: usize,
     pub(crate) stale_after: Duration,
     pub(crate) caps: Caps,
+    pub(crate) samples: SampleLimits,
     pub(crate) release_lifetime: Duration,
 }
 
@@ -77,6 +80,7 @@ impl Settings {
                 records: config.predictions.node_records_max,
                 bytes: config.predictions.node_bytes_max,
             },
+            samples: config.samples,
             release_lifetime: config.release_lifetime,
         }
     }
@@ -92,6 +96,7 @@ pub(crate) struct State {
     log: audit::Log,
     models: BTreeMap<ModelName, BTreeMap<Version, ModelRow>>,
     desks: HashMap<NodePath, Desk>,
+    samples: samples::Samples,
     pub(crate) counters: Counters,
     /// A report or a step may have changed what a look at a campaign comes to.
     stirred: bool,
@@ -137,6 +142,7 @@ impl State {
             log: audit::Log::default(),
             models: BTreeMap::new(),
             desks: HashMap::new(),
+            samples: samples::Samples::default(),
             counters: Counters::default(),
             stirred: true,
             looked_at: None,
@@ -163,6 +169,7 @@ impl State {
             self.inventory.restore(entry);
         }
         self.load_campaigns(crate::clock::now())?;
+        self.load_samples()?;
         self.load_audit()
     }
 
