@@ -12,7 +12,8 @@
 //!
 //! Memory is bounded by [`ROWS_MAX`], [`FIELDS_MAX`], [`BINS_MAX`] and [`PERIODS_MAX`]: while the reference is collected at most
 //! 1,024 rows of 16 values, then 64 periods of 16 times 32 counters; each some 160 kB, and a few kB as a rule. All of it can be
-//! written down and read again, so that a restart costs nothing.
+//! written down and read again, so that a restart costs nothing. A window of 6 fields costs some 2 us in an unoptimised build
+//! (`what_a_window_costs`), which is why it is on by default.
 
 use std::time::Duration;
 

@@ -154,9 +154,40 @@ fn median(mut delays: Vec<i64>) -> i64 {
 }
 
 #[test]
+#[ignore = "a measurement: cargo test -p lamppost-agent-core what_a_window_costs -- --ignored --nocapture"]
+fn what_a_window_costs() {
+    const WINDOWS: i64 = 200_000;
+    let (air, digest) = (manifest("air-quality"), Digest::of(b"version"));
+    let readings: Vec<Reading> = (0..WINDOWS)
+        .map(|at| {
+            let mut newest = reading(at, "wind", Value::Text("NW".to_owned()));
+            for (nth, field) in ["pm25", "dewp", "temp", "pres", "iws"]
+                .into_iter()
+                .enumerate()
+            {
+                let value = (at * 7919 % (24 + nth as i64)) as f64;
+                newest
+                    .fields
+                    .insert(field.parse().unwrap(), Value::Number(value));
+            }
+            newest
+        })
+        .collect();
+    let mut monitor = DriftMonitor::new(DriftSpec::default());
+    let begun = std::time::Instant::now();
+    for newest in &readings {
+        monitor.scored(digest, &air, newest);
+    }
+    let each = begun.elapsed() / u32::try_from(WINDOWS).unwrap();
+    let kept = serde_json::to_vec(&monitor).unwrap().len();
+    println!("a window of 6 fields: {each:?}; written down: {kept} B");
+    assert_eq!(monitor.reported().unwrap().windows, WINDOWS as u64);
+}
+
+#[test]
 fn chance_makes_no_shift_of_a_sensor_whose_hours_depend_on_each_other() {
     const NODES: u64 = 60;
-    for (rho, most, least_ks) in [(0.0, 0, 0), (0.8, 1, 2), (0.95, 5, 30)] {
+    for (rho, most, least_ks) in [(0.0, 0, 0), (0.8, 2, 3), (0.95, 7, 30)] {
         let quarters: Vec<Vec<f64>> = (0..NODES).map(|seed| sensor(seed, 28 + 90, rho)).collect();
         let alarms = |alarm: &dyn Fn(&[f64]) -> bool| quarters.iter().filter(|q| alarm(q)).count();
         let ours = alarms(&|quarter| first_alarm(&hourly(quarter), false).is_some());
