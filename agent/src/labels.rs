@@ -175,14 +175,18 @@ fn take(joins: &mut [Option<Join>], event: Event, now: Timestamp) {
             }
             if let Some(joined) = join.labels.predicted(predicted, now) {
                 tracing::trace!(?joined, "a label was there before its prediction");
-                join.drift.iter().for_each(|drift| drift.joined(&joined));
+                if let Some(drift) = &join.drift {
+                    drift.joined(&joined);
+                }
             }
         }
         Event::Label { ts, value, .. } => {
             let drift = &join.drift;
             join.labels.label(ts, value.as_ref(), |joined| {
                 tracing::trace!(?joined, "a label came");
-                drift.iter().for_each(|drift| drift.joined(&joined));
+                if let Some(drift) = drift {
+                    drift.joined(&joined);
+                }
             });
             join.tell_pairs();
         }
