@@ -47,6 +47,7 @@ const FILES: [(&str, Check); 32] = [
     ("release-envelope-two.json", holds::<Envelope>),
     ("release-candidate.json", holds::<Release>),
     ("release.json", holds::<Release>),
+    ("reported-drift.json", holds::<Reported>),
     ("reported-ledger.json", holds::<Reported>),
     ("reported-trial.json", holds::<Reported>),
     ("reported-trust.json", holds::<Reported>),
