@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 mod args;
 mod audit;
 mod client;
+mod forge;
 mod keys;
 mod ledger;
 mod model;
@@ -95,9 +96,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(Args { global, command }: Args) -> Result<(), Failure> {
     let serving = matches!(command, Command::Serve(_));
     start_logging(&global, if serving { "info" } else { "warn" })?;
+    if matches!(command, Command::Train(_) | Command::Compress(_)) {
+        forge::alone()?;
+    }
     match command {
         Command::Serve(serve) => serve::serve(serve),
         Command::Model(model) => model::run(model, &global),
+        Command::Train(train) => forge::train(&train, &global),
+        Command::Compress(compress) => forge::compress(&compress, &global),
         Command::Rollout(rollout) => block_on(rollout::run(rollout, &global)),
         Command::Node(node) => block_on(node::run(node, &global)),
         Command::Prediction(prediction) => block_on(node::predictions(prediction, &global)),
