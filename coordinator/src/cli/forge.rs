@@ -13,7 +13,9 @@ use super::args::Global;
 use super::client::Client;
 use super::{Exit, Failure, block_on, model, show, tables};
 use crate::error::chain;
-use crate::forge::{self, Attempt, Findings, ForgeError, Lessons, Order, Packed, Shares, Subject};
+use crate::forge::{
+    self, Attempt, Findings, ForgeError, Lessons, Order, Packed, Shares, Subject, Way,
+};
 
 pub(super) mod args;
 mod lineage;
@@ -73,10 +75,7 @@ pub(super) fn train(args: &Train, global: &Global) -> Result<(), Failure> {
         write(folder, "curve.svg", &curve_svg(&trained.outcome, &title))?;
     }
     deliver(&trained.packed, &args.result, global)?;
-    let outcome = serde_json::json!({
-        "bundle": Delivered::of(&trained.packed, &args.result), "exam": trained.exam,
-        "report": manifest.provenance.report,
-    });
+    let outcome = Delivered::of(&trained.packed, &args.result);
     show(global, &outcome, || {
         tables::trained(&trained, &result_words(&args.result))
     })
@@ -96,6 +95,10 @@ pub(super) fn compress(args: &Compress, global: &Global) -> Result<(), Failure> 
         None,
     )?;
     let network = Subject::Further(bundle.clone()).network(order.recipe.seed)?;
+    if !args.teachers.is_empty() && !args.ways.iter().any(Way::distils) {
+        let text = "--teacher goes with --to distil:ARCHITECTURE: nothing else learns from it";
+        return Err(Failure::new(Exit::Usage, text));
+    }
     let mut teachers = Vec::with_capacity(args.teachers.len());
     for teacher in &args.teachers {
         teachers.push(named(teacher, global)?);
@@ -137,10 +140,7 @@ pub(super) fn compress(args: &Compress, global: &Global) -> Result<(), Failure> 
         }
     })?;
     deliver(&squeezed.packed, &args.result, global)?;
-    let outcome = serde_json::json!({
-        "bundle": Delivered::of(&squeezed.packed, &args.result), "chosen": squeezed.chosen, "exam": squeezed.exam,
-        "candidates": findings.candidates,
-    });
+    let outcome = Delivered::of(&squeezed.packed, &args.result);
     show(global, &outcome, || {
         tables::squeezed(&squeezed, &findings, &result_words(&args.result))
     })
@@ -155,6 +155,8 @@ struct Delivered<'a> {
     bytes: usize,
     file: Option<&'a PathBuf>,
     pushed: bool,
+    /// What the bundle itself says of how it was made.
+    report: Option<&'a serde_json::Value>,
 }
 
 impl<'a> Delivered<'a> {
@@ -167,6 +169,7 @@ impl<'a> Delivered<'a> {
             bytes: packed.bytes.len(),
             file: result.out.as_ref(),
             pushed: result.push,
+            report: manifest.provenance.report.as_ref(),
         }
     }
 }

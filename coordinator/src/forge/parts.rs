@@ -68,14 +68,15 @@ impl Parts {
             ("validation", &parts.valid),
             ("test", &parts.test),
         ];
-        match all.into_iter().find(|(_, rows)| rows.is_empty()) {
-            Some((part, _)) => Err(ForgeError::EmptyPart {
+        let empty = all.into_iter().find(|(_, rows)| rows.is_empty());
+        if let Some((part, _)) = empty {
+            return Err(ForgeError::EmptyPart {
                 part,
                 windows: table.lessons.len(),
                 gap_ms: parts.gap_ms,
-            }),
-            None => Ok(parts),
+            });
         }
+        Ok(parts)
     }
 
     /// What decides the weights, oldest first.
@@ -149,4 +150,110 @@ fn by_node(lessons: &[Lesson], shares: Shares, seed: u64) -> Result<Parts, Forge
         test: rows(test),
         gap_ms: 0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use lamppost_models::message::Label;
+    use lamppost_models::{Reading, Timestamp};
+
+    use super::*;
+
+    const HOUR: i64 = 3_600_000;
+
+    /// Windows of 24 hourly readings, one an hour, from so many nodes in turn.
+    fn lessons(count: i64, nodes: i64) -> Vec<Lesson> {
+        let at = |hour: i64| Timestamp::from_ms(hour * HOUR).unwrap();
+        let reading = |hour: i64| {
+            let fields = BTreeMap::new();
+            Arc::new(Reading {
+                ts: at(hour),
+                fields,
+            })
+        };
+        let lesson = |hour: i64| Lesson {
+            id: hour.to_string(),
+            node: format!("s/n{}", hour % nodes),
+            ts: at(hour),
+            window: (hour - 23..=hour).map(reading).collect(),
+            label: Label::Value(0.0),
+        };
+        (100..100 + count).map(lesson).collect()
+    }
+
+    fn forecast() -> Manifest {
+        let zoo = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../models/zoo/traffic-flow/1.0.0/manifest.json"
+        );
+        Manifest::parse(&std::fs::read(zoo).unwrap()).unwrap()
+    }
+
+    fn shares(by: SplitBy) -> Shares {
+        Shares {
+            by,
+            valid: 0.2,
+            test: 0.2,
+        }
+    }
+
+    #[test]
+    fn no_window_and_no_label_reaches_into_the_next_part() {
+        let lessons = lessons(500, 3);
+        let parts = by_time(&lessons, &forecast(), shares(SplitBy::Time));
+        assert_eq!(parts.gap_ms, 24 * 3_600_000);
+        assert_eq!(
+            (parts.train.len(), parts.valid.len(), parts.test.len()),
+            (300 - 24, 100 - 24, 100)
+        );
+        for (earlier, later) in [(&parts.train, &parts.valid), (&parts.valid, &parts.test)] {
+            let label = lessons[*earlier.last().unwrap()].ts.as_ms() + HOUR;
+            let first = lessons[later[0]].window[0].ts.as_ms();
+            assert!(label <= first, "{label} {first}");
+        }
+    }
+
+    #[test]
+    fn no_node_is_in_two_parts_and_a_lot_decides() {
+        let lessons = lessons(100, 10);
+        let split = |seed| by_node(&lessons, shares(SplitBy::Node), seed).unwrap();
+        let parts = split(1);
+        let nodes = |rows: &[usize]| {
+            let mut nodes: Vec<&str> = rows.iter().map(|&at| lessons[at].node.as_str()).collect();
+            nodes.sort_unstable();
+            nodes.dedup();
+            nodes
+        };
+        let all = [&parts.train, &parts.valid, &parts.test].map(|rows| nodes(rows));
+        assert_eq!(all.each_ref().map(Vec::len), [6, 2, 2]);
+        assert_eq!(
+            parts.train.len() + parts.valid.len() + parts.test.len(),
+            100
+        );
+        assert!(
+            all[1]
+                .iter()
+                .chain(&all[2])
+                .all(|node| !all[0].contains(node))
+        );
+        assert!(all[2].iter().all(|node| !all[1].contains(node)));
+        let others = |seed| nodes(&split(seed).test) != all[2];
+        assert!((2..20).any(others) && !others(1));
+        assert!(by_node(&lessons[..2], shares(SplitBy::Node), 1).is_err());
+    }
+
+    #[test]
+    fn shares_that_leave_nothing_are_refused() {
+        for (valid, test) in [(0.0, 0.1), (0.1, 0.0), (0.5, 0.5), (f64::NAN, 0.1)] {
+            let shares = Shares {
+                by: SplitBy::Time,
+                valid,
+                test,
+            };
+            assert!(shares.check().is_err(), "{valid} {test}");
+        }
+    }
 }

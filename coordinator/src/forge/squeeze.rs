@@ -93,6 +93,7 @@ pub(crate) fn squeeze(
     on_epoch: OnEpoch<'_>,
 ) -> Result<Squeezed, ForgeError> {
     let recipe = &order.recipe;
+    teachers::check(bundle.manifest(), attempt.teachers)?;
     let study = Study::new(
         Subject::Further(bundle),
         network,

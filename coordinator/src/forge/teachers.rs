@@ -1,12 +1,22 @@
 //! What one or several models say of the samples, for a student to learn.
 
 use lamppost_forge::{DataSet, Network, Split};
-use lamppost_models::Bundle;
 use lamppost_models::manifest::OutputKind;
+use lamppost_models::{Bundle, Manifest};
 
 use super::lessons::listed;
 use super::study::Study;
 use super::{ForgeError, pack};
+
+/// Holds teachers to predicting what the student is to predict, before any work.
+///
+/// # Errors
+/// [`ForgeError::Teacher`] for the first that does not.
+pub(crate) fn check(student: &Manifest, teachers: &[Bundle]) -> Result<(), ForgeError> {
+    teachers
+        .iter()
+        .try_for_each(|teacher| same_meaning(student, teacher).map(|_| ()))
+}
 
 /// The split with the teachers' word on each sample: the mean of all, and the study's own model where there are none.
 ///
@@ -48,14 +58,13 @@ fn mean(study: &Study, teachers: &[Bundle], rows: &[usize]) -> Result<Vec<f32>, 
 }
 
 fn words(study: &Study, teacher: &Bundle, rows: &[usize]) -> Result<Vec<f32>, ForgeError> {
-    let name = format!("{} {}", teacher.manifest().name, teacher.manifest().version);
-    let to_ours = same_meaning(study, teacher, &name)?;
+    let to_ours = same_meaning(&study.manifest, teacher)?;
     let mut session = pack::draft(teacher.manifest(), teacher.model())?.session();
     let mut features = Vec::new();
     for lesson in study.table.pick(rows) {
         let row = session.features(&lesson.window);
         features.extend_from_slice(row.map_err(|source| ForgeError::Lesson {
-            teacher: name.clone(),
+            teacher: name(teacher),
             id: lesson.id.clone(),
             source,
         })?);
@@ -73,11 +82,10 @@ fn logits(network: &Network, features: &[f32]) -> Result<Vec<f32>, ForgeError> {
 
 /// What turns a teacher's numbers into those that the student is to give.
 fn same_meaning(
-    study: &Study,
+    student: &Manifest,
     teacher: &Bundle,
-    name: &str,
 ) -> Result<impl Fn(f32) -> f32 + use<>, ForgeError> {
-    let (ours, theirs) = (&study.manifest.output.kind, &teacher.manifest().output.kind);
+    let (ours, theirs) = (&student.output.kind, &teacher.manifest().output.kind);
     let scales = match (ours, theirs) {
         (OutputKind::Labels { names, .. }, OutputKind::Labels { names: others, .. })
             if names == others =>
@@ -103,12 +111,17 @@ fn same_meaning(
         _ => None,
     };
     let (factor, plus) = scales.ok_or_else(|| ForgeError::Teacher {
-        teacher: name.to_owned(),
+        teacher: name(teacher),
         found: meaning(theirs),
         wanted: meaning(ours),
     })?;
     #[expect(clippy::cast_possible_truncation, reason = "tensors are f32")]
     Ok(move |word: f32| (f64::from(word) * factor + plus) as f32)
+}
+
+fn name(teacher: &Bundle) -> String {
+    let manifest = teacher.manifest();
+    format!("{} {}", manifest.name, manifest.version)
 }
 
 /// An output in a few words.

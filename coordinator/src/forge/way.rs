@@ -38,6 +38,11 @@ pub(crate) enum Storage {
 }
 
 impl Way {
+    /// Whether a new network learns from another.
+    pub(crate) fn distils(&self) -> bool {
+        matches!(self.shape, Shape::Distil(_))
+    }
+
     /// Whether samples decide anything.
     pub(crate) fn learns(&self) -> bool {
         self.shape != Shape::Whole || self.storage == Storage::Adaptive

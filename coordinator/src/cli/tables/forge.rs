@@ -1,7 +1,5 @@
 //! What training and compression found.
 
-use std::fmt::Write as _;
-
 use lamppost_models::manifest::Provenance;
 
 use super::table;
@@ -41,17 +39,18 @@ pub(crate) fn trained(trained: &Trained, result: &str) -> String {
 
 fn parts(trained: &Trained) -> String {
     let parts = &trained.study.parts;
-    let mut line = format!(
+    let line = format!(
         "{} windows to learn from, {} to stop by, {} to judge on",
         parts.train.len(),
         parts.valid.len(),
         parts.test.len()
     );
     let skipped = words(&trained.study.table.skipped);
-    if !skipped.is_empty() {
-        drop(write!(line, "; left out: {skipped}"));
+    if skipped.is_empty() {
+        line
+    } else {
+        format!("{line}; left out: {skipped}")
     }
-    line
 }
 
 fn exam(exam: &Exam, packed: &Packed) -> String {
