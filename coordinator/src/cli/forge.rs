@@ -4,7 +4,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use lamppost_forge::{Progress, Terms, curve_csv, curve_svg, scan_csv, scan_svg, write_whole};
+use lamppost_forge::{
+    Progress, Terms, curve_csv, curve_svg, measures_svg, scan_csv, scan_svg, table, write_whole,
+};
 use lamppost_models::manifest::MANIFEST_BYTES_MAX;
 use lamppost_models::{Bundle, FieldName, Manifest};
 use serde::Serialize;
@@ -111,7 +113,7 @@ pub(super) fn compress(args: &Compress, global: &Global) -> Result<(), Failure> 
             min_speedup: args.min_speedup,
         },
         teachers: &teachers,
-        scan: args.scan.is_some(),
+        scan: args.report.is_some(),
     };
     let mut findings = Findings::default();
     let bar = bar(order.recipe.epochs)?;
@@ -128,10 +130,20 @@ pub(super) fn compress(args: &Compress, global: &Global) -> Result<(), Failure> 
         },
     );
     bar.finish_and_clear();
-    if let Some(folder) = &args.scan {
-        write(folder, "scan.csv", &scan_csv(&findings.scan))?;
-        let title = "error with one weight pruned alone";
-        write(folder, "scan.svg", &scan_svg(&findings.scan, title))?;
+    if let Some(folder) = &args.report {
+        let pruned = "error with one weight pruned alone";
+        let files = [
+            ("candidates.md", table(&findings.measures)),
+            (
+                "candidates.svg",
+                measures_svg(&findings.measures, "error against size"),
+            ),
+            ("scan.csv", scan_csv(&findings.scan)),
+            ("scan.svg", scan_svg(&findings.scan, pruned)),
+        ];
+        for (name, text) in files {
+            write(folder, name, &text)?;
+        }
     }
     let squeezed = squeezed.inspect_err(|_| {
         // What was measured says why nothing was written.

@@ -238,6 +238,13 @@ mod tests {
             "lamppost prediction ls a/b --before 12",
             "lamppost ledger gw-1",
             "lamppost ledger --since yesterday",
+            "lamppost train --bundle a --samples b",
+            "lamppost train --bundle a --model b --push",
+            "lamppost train --new mlp:8 --push",
+            "lamppost train --bundle a --readings b --push",
+            "lamppost train --model a@1 --push",
+            "lamppost compress --model a --to int4 --push",
+            "lamppost compress --model a --to int8 --max-loss 200% --push",
             "lamppost serve --broker http://h",
             "lamppost serve --mqtt 127.0.0.1:0 --broker mqtt://h",
         ] {

@@ -155,3 +155,61 @@ pub(crate) fn naive<'a>(
     let pairs = test.map(|lesson| (Label::Value(mean), &lesson.label));
     (Grade::of(pairs), "mean of the training samples".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use lamppost_models::{Reading, Timestamp, Value};
+
+    use super::*;
+
+    fn manifest(name: &str) -> Manifest {
+        let zoo = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/zoo");
+        let file = std::fs::read(format!("{zoo}/{name}/1.0.0/manifest.json")).unwrap();
+        Manifest::parse(&file).unwrap()
+    }
+
+    fn lesson(newest: f64, label: Label) -> Lesson {
+        let ts = Timestamp::EPOCH;
+        let fields = BTreeMap::from([("volume".parse().unwrap(), Value::Number(newest))]);
+        Lesson {
+            id: String::new(),
+            node: String::new(),
+            ts,
+            window: vec![Arc::new(Reading { ts, fields })],
+            label,
+        }
+    }
+
+    #[test]
+    fn a_naive_forecast_is_the_newest_value_or_the_mean() {
+        let lessons =
+            [(1.0, 2.0), (5.0, 1.0)].map(|(newest, label)| lesson(newest, Label::Value(label)));
+        let field: FieldName = "volume".parse().unwrap();
+        let flow = manifest("traffic-flow");
+        let (grade, by) = naive(&flow, Some(&field), lessons.iter(), lessons.iter());
+        assert_eq!((grade.mae, by.as_str()), (Some(2.5), "newest volume"));
+        assert_eq!(grade.rmse, Some(8.5_f64.sqrt()));
+        let other: FieldName = "speed".parse().unwrap();
+        let (grade, by) = naive(&flow, Some(&other), lessons.iter(), lessons.iter());
+        assert_eq!(
+            (grade.mae, by.as_str()),
+            (Some(0.5), "mean of the training samples")
+        );
+    }
+
+    #[test]
+    fn a_naive_classification_is_the_most_frequent_class() {
+        let lessons = ["jam", "free", "jam", "light"]
+            .map(|class| lesson(0.0, Label::Class(class.to_owned())));
+        let (grade, by) = naive(
+            &manifest("traffic-level"),
+            None,
+            lessons[..3].iter(),
+            lessons.iter(),
+        );
+        assert_eq!((grade.accuracy, by.as_str()), (Some(0.5), "always jam"));
+        assert!((grade.error() - 0.5).abs() < 1e-12 && grade.named().len() == 1);
+    }
+}

@@ -248,3 +248,92 @@ fn row(
         label,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two hourly readings of a volume and a sky, and the volume an hour later.
+    fn manifest() -> Manifest {
+        let zoo = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../models/zoo/traffic-flow/1.0.0/manifest.json"
+        );
+        let mut manifest: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(zoo).unwrap()).unwrap();
+        manifest["window"]["count"] = 2.into();
+        manifest["window"]["jitter_ms"] = 60_000.into();
+        manifest["input"]["shape"] = serde_json::json!([1, 4]);
+        manifest["features"] = serde_json::json!([
+            {"op": "lag", "field": "volume", "lags": [1, 0]},
+            {"op": "one_hot", "field": "sky", "categories": ["Clear", "Clouds"]},
+        ]);
+        Manifest::parse(manifest.to_string().as_bytes()).unwrap()
+    }
+
+    fn read_text(text: &str, ahead: Option<usize>) -> Result<Lessons, ForgeError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("readings.csv");
+        std::fs::write(&path, text).unwrap();
+        let columns = Columns {
+            time: "when".to_owned(),
+            zone: "-06:00".parse().unwrap(),
+            fields: vec![("volume".parse().unwrap(), "count, all".to_owned())],
+            label: "volume".parse().unwrap(),
+            ahead,
+        };
+        read(&path, &manifest(), &columns, Span::default())
+    }
+
+    #[test]
+    fn windows_and_their_labels_are_found_by_time() {
+        // Out of order, one hour twice, one late by less than the jitter, one without a value, one missing.
+        let text = "when,\"count, all\",sky\n\
+            2017-01-01 01:00:00,20,Clouds\n2017-01-01 00:00:00,10,Clear\n2017-01-01 01:00:00,99,Clear\n\
+            2017-01-01T08:00:30Z,30,Clear\n2017-01-01 03:00:00,NA,Clear\n2017-01-01 05:00:00,50,Clear\n";
+        let lessons = read_text(text, None).unwrap();
+        let found: Vec<(String, Label)> = lessons
+            .all
+            .iter()
+            .map(|lesson| (lesson.ts.to_string(), lesson.label.clone()))
+            .collect();
+        // The window that ends at 02:00 has no label since that hour has no value, that of 03:00 since an hour is missing.
+        assert_eq!(
+            found,
+            [("2017-01-01T07:00:00Z".to_owned(), Label::Value(30.0))]
+        );
+        let window = &lessons.all[0].window;
+        let sky: FieldName = "sky".parse().unwrap();
+        assert_eq!(window[0].fields[&sky], Value::Text("Clear".to_owned()));
+        let volume: FieldName = "volume".parse().unwrap();
+        assert_eq!(window[1].number(&volume), Some(20.0));
+        assert_eq!(
+            lessons.skipped.into_iter().collect::<Vec<_>>(),
+            [
+                ("readings of a time that was there already", 1),
+                ("without a label", 3)
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_reading_is_refused_with_its_line() {
+        let header = "when,\"count, all\",sky\n";
+        let error = |text: &str| {
+            let error = read_text(&format!("{header}{text}"), None).unwrap_err();
+            crate::error::chain(&error)
+        };
+        let good = "2017-01-01 00:00:00,10,Clear\n";
+        assert!(
+            error(&format!("{good}2017-01-01 01:00:00,inf,Clear\n")).contains("line 3 has \"inf\"")
+        );
+        assert!(error(&format!("{good}noon,10,Clear\n")).contains("line 3: time \"noon\""));
+        assert!(
+            error(&format!("{good}2017-01-01 01:00:00,10\n"))
+                .contains("found record with 2 fields")
+        );
+        assert!(read_text("when,volume,sky\n", None).is_err());
+        let wrong = read_text(header, Some(2)).unwrap_err().to_string();
+        assert!(wrong.contains("2 steps of 3600000 ms ahead"), "{wrong}");
+    }
+}

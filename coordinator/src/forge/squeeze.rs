@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use lamppost_forge::{
-    Distillation, Format, Loss, Measure, Network, Progress, Recipe, ScanPoint, Split, Targets,
-    Terms, adapt, cut_channels, evaluate, formats, measure, prunable, prune, quantise, scan,
+    Distillation, Format, Measure, Network, Progress, Recipe, ScanPoint, Split, Targets, Terms,
+    adapt, cut_channels, evaluate, formats, measure, prunable, prune, quantise, scan,
     sparsity_by_scan,
 };
 use lamppost_models::Bundle;
@@ -73,6 +73,9 @@ pub(crate) struct Squeezed {
 pub(crate) struct Findings {
     /// The original first.
     pub(crate) candidates: Vec<Candidate>,
+    /// The same, as they were measured.
+    pub(crate) measures: Vec<Measure>,
+    /// How each weight alone takes pruning, where that was looked at.
     pub(crate) scan: Vec<ScanPoint>,
 }
 
@@ -119,8 +122,9 @@ pub(crate) fn squeeze(
         let file = bench.make(way, &findings.scan, on_epoch)?;
         files.push((way.to_string(), file));
     }
-    let (candidates, noise) = bench.compare(&files, original)?;
-    findings.candidates = candidates;
+    let (measures, noise) = bench.measure(&files, original)?;
+    findings.candidates = judged(&measures, attempt.terms, noise);
+    findings.measures = measures;
     let chosen = choose(&findings.candidates)?;
     let (name, file) = &files[chosen];
     let exam = examine(&study, file, order.naive.as_ref())?;
@@ -261,38 +265,45 @@ impl Bench<'_> {
     }
 
     /// All files on the windows that are judged on; the original takes part twice, which tells how noisy the clock is.
-    fn compare(
+    fn measure(
         &self,
         files: &[(String, Vec<u8>)],
         original: Vec<u8>,
-    ) -> Result<(Vec<Candidate>, f64), ForgeError> {
+    ) -> Result<(Vec<Measure>, f64), ForgeError> {
         let twice = ("original".to_owned(), original);
         let all = files.iter().chain(std::iter::once(&twice));
         let all: Vec<(&str, &[u8])> = all
             .map(|(name, file)| (name.as_str(), file.as_slice()))
             .collect();
         let test = self.study.table.data(&self.study.parts.test)?;
-        let loss: Loss = self.recipe.loss;
-        let mut measures = measure(&all, &test, loss)?;
+        let mut measures = measure(&all, &test, self.recipe.loss)?;
         let again = measures.pop();
-        let Some(base) = measures.first().cloned() else {
-            return Ok((Vec::new(), 0.0));
+        let noise = match (measures.first(), again) {
+            (Some(base), Some(again)) => (again.median_us / base.median_us - 1.0).abs(),
+            _ => 0.0,
         };
-        let noise = again.map_or(0.0, |again| (again.median_us / base.median_us - 1.0).abs());
-        let terms = Terms {
-            min_speedup: self.attempt.terms.min_speedup * (1.0 - (noise + NOISE).min(1.0)),
-            ..self.attempt.terms
-        };
-        let candidate = |measure: &Measure| Candidate {
-            name: measure.name.clone(),
-            bytes: measure.bytes,
-            smaller: base.bytes as f64 / measure.bytes as f64,
-            error: measure.quality.error(),
-            median_us: measure.median_us,
-            p90_us: measure.p90_us,
-            faster: base.median_us / measure.median_us,
-            objections: terms.objections(&base, measure),
-        };
-        Ok((measures.iter().map(candidate).collect(), noise))
+        Ok((measures, noise))
     }
+}
+
+/// Candidates held to the terms; the first is what they are held against.
+fn judged(measures: &[Measure], terms: Terms, noise: f64) -> Vec<Candidate> {
+    let Some(base) = measures.first() else {
+        return Vec::new();
+    };
+    let terms = Terms {
+        min_speedup: terms.min_speedup * (1.0 - (noise + NOISE).min(1.0)),
+        ..terms
+    };
+    let candidate = |measure: &Measure| Candidate {
+        name: measure.name.clone(),
+        bytes: measure.bytes,
+        smaller: base.bytes as f64 / measure.bytes as f64,
+        error: measure.quality.error(),
+        median_us: measure.median_us,
+        p90_us: measure.p90_us,
+        faster: base.median_us / measure.median_us,
+        objections: terms.objections(base, measure),
+    };
+    measures.iter().map(candidate).collect()
 }

@@ -41,7 +41,14 @@ fn a_compression_keeps_to_its_terms_or_writes_nothing() {
         &[
             &base[..],
             &ways,
-            &["--max-loss", "100%", "--epochs", "3", "--scan", text(&scan)],
+            &[
+                "--max-loss",
+                "100%",
+                "--epochs",
+                "3",
+                "--report",
+                text(&scan),
+            ],
         ]
         .concat(),
     );
@@ -62,6 +69,8 @@ fn a_compression_keeps_to_its_terms_or_writes_nothing() {
         rows.lines().count() == 1 + 9 * 2 && scan.join("scan.svg").exists(),
         "{rows}"
     );
+    let picture = std::fs::read_to_string(scan.join("candidates.svg")).unwrap();
+    assert_eq!(picture.matches("<circle").count(), 4, "{picture}");
     let verified = run(&["model", "verify", text(&out)]);
     assert!(verified.status.success(), "{verified:?}");
 

@@ -61,9 +61,9 @@ pub(in crate::cli) struct Compress {
     /// A model that a student learns from, in place of the one that is compressed; several are an ensemble
     #[arg(long = "teacher", value_name = "NAME[@VERSION]|FILE")]
     pub(super) teachers: Vec<String>,
-    /// Write there how each weight takes being pruned: scan.csv and scan.svg
+    /// Write there what was measured, and how each weight takes being pruned: candidates.md, candidates.svg, scan.csv, scan.svg
     #[arg(long, value_name = "DIR", help_heading = RESULT)]
-    pub(super) scan: Option<PathBuf>,
+    pub(super) report: Option<PathBuf>,
     #[command(flatten)]
     pub(super) data: DataArgs,
     #[command(flatten)]
