@@ -8,7 +8,8 @@ use lamppost_forge::{
     Progress, Terms, curve_csv, curve_svg, measures_svg, scan_csv, scan_svg, table, write_whole,
 };
 use lamppost_models::manifest::MANIFEST_BYTES_MAX;
-use lamppost_models::{Bundle, FieldName, Manifest};
+use lamppost_models::{Bundle, FieldName, Manifest, ModelName};
+use semver::Version;
 use serde::Serialize;
 
 use super::args::Global;
@@ -47,21 +48,27 @@ pub(super) fn train(args: &Train, global: &Global) -> Result<(), Failure> {
             like: Box::new(read_manifest(like)?),
             architecture: architecture.clone(),
         },
-        _ => Subject::Further(base(
+        _ => Subject::Further(Box::new(base(
             args.base.model.as_ref(),
             args.base.bundle.as_deref(),
             global,
-        )?),
+        )?)),
     };
     let checkpoint = args.checkpoint.as_deref().map(state_file).transpose()?;
     let order = order(
-        subject.manifest(),
+        &subject,
         &args.recipe,
         &args.data,
         &args.result,
         checkpoint.as_deref(),
     )?;
     let network = subject.network(order.recipe.seed)?;
+    can_deliver(
+        &subject.manifest().name,
+        &order.version,
+        &args.result,
+        global,
+    )?;
     let lessons = lessons(&args.data, subject.manifest(), global)?;
     let bar = bar(order.recipe.epochs)?;
     let trained = forge::train(subject, network, lessons, &order, &mut |progress| {
@@ -89,14 +96,15 @@ pub(super) fn compress(args: &Compress, global: &Global) -> Result<(), Failure> 
         args.base.bundle.as_deref(),
         global,
     )?;
-    let order = order(
-        bundle.manifest(),
-        &args.recipe,
-        &args.data,
+    let subject = Subject::Further(Box::new(bundle.clone()));
+    let order = order(&subject, &args.recipe, &args.data, &args.result, None)?;
+    let network = subject.network(order.recipe.seed)?;
+    can_deliver(
+        &subject.manifest().name,
+        &order.version,
         &args.result,
-        None,
+        global,
     )?;
-    let network = Subject::Further(bundle.clone()).network(order.recipe.seed)?;
     if !args.teachers.is_empty() && !args.ways.iter().any(Way::distils) {
         let text = "--teacher goes with --to distil:ARCHITECTURE: nothing else learns from it";
         return Err(Failure::new(Exit::Usage, text));
@@ -201,7 +209,7 @@ fn result_words(result: &ResultArgs) -> String {
 }
 
 fn order<'a>(
-    manifest: &Manifest,
+    subject: &Subject,
     recipe: &RecipeArgs,
     data: &DataArgs,
     result: &ResultArgs,
@@ -210,13 +218,16 @@ fn order<'a>(
     let file = recipe::file(recipe)?;
     let typed = recipe::typed(recipe, file.as_ref())?;
     Ok(Order {
-        recipe: forge::recipe(manifest, file, typed)?,
+        recipe: forge::recipe(subject.manifest(), file, typed)?,
         shares: Shares {
             by: data.split,
             valid: data.valid,
             test: data.test,
         },
-        version: result.version.clone(),
+        version: result
+            .version
+            .clone()
+            .unwrap_or_else(|| subject.next_version()),
         summary: result.summary.clone(),
         created_at: result.created_at,
         naive: data.label.clone(),
@@ -227,7 +238,7 @@ fn order<'a>(
 /// The model that is trained or compressed: clap holds that one of the two is given.
 fn base(model: Option<&ModelRef>, file: Option<&Path>, global: &Global) -> Result<Bundle, Failure> {
     match (model, file) {
-        (Some(model), _) => block_on_value(registry::bundle(global, model)),
+        (Some(model), _) => block_on(registry::bundle(global, model)),
         (None, Some(file)) => read_bundle(file),
         (None, None) => Err(Failure::new(Exit::Usage, "name a model or a bundle")),
     }
@@ -244,7 +255,7 @@ fn named(text: &str, global: &Global) -> Result<Bundle, Failure> {
             format!("--teacher {text:?} is no file and no model: {error}"),
         )
     })?;
-    block_on_value(registry::bundle(global, &model))
+    block_on(registry::bundle(global, &model))
 }
 
 fn read_bundle(path: &Path) -> Result<Bundle, Failure> {
@@ -283,7 +294,7 @@ fn lessons(data: &DataArgs, manifest: &Manifest, global: &Global) -> Result<Less
             };
             forge::read_readings(path, manifest, &columns, span)?
         }
-        (None, _, _) => block_on_value(registry::samples(global, &manifest.name, data, span))?,
+        (None, _, _) => block_on(registry::samples(global, &manifest.name, data, span))?,
     })
 }
 
@@ -305,6 +316,28 @@ fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
     )
 }
 
+/// Finds out before any work whether the result has a place to go to.
+fn can_deliver(
+    name: &ModelName,
+    version: &Version,
+    result: &ResultArgs,
+    global: &Global,
+) -> Result<(), Failure> {
+    let folder = result.out.as_deref().and_then(Path::parent);
+    if let Some(folder) = folder.filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
+    {
+        let text = format!("there is no folder {} to write to", folder.display());
+        return Err(Failure::new(Exit::NotFound, text));
+    }
+    if result.push && block_on(registry::has(global, name, version))? {
+        let text = format!(
+            "the registry has {name} {version} already: name another version with --version"
+        );
+        return Err(Failure::new(Exit::Failed, text));
+    }
+    Ok(())
+}
+
 /// Writes the bundle, and pushes it last: what stands in the registry is whole elsewhere too.
 fn deliver(packed: &Packed, result: &ResultArgs, global: &Global) -> Result<(), Failure> {
     if let Some(path) = &result.out {
@@ -312,7 +345,7 @@ fn deliver(packed: &Packed, result: &ResultArgs, global: &Global) -> Result<(), 
     }
     if result.push {
         let bytes = packed.bytes.clone();
-        block_on(async { model::upload(Client::new(global)?, bytes).await.map(|_| ()) })?;
+        block_on(async { model::upload(Client::new(global)?, bytes).await })?;
     }
     Ok(())
 }
@@ -332,14 +365,4 @@ fn advance(bar: &ProgressBar, name: &str, progress: &Progress<'_>) {
         progress.epoch.valid.error(),
         progress.best_epoch
     ));
-}
-
-/// As [`block_on`], with a value.
-fn block_on_value<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let mut value = None;
-    block_on(async {
-        value = Some(command.await?);
-        Ok(())
-    })?;
-    value.ok_or_else(|| Failure::new(Exit::Failed, "nothing came of it"))
 }

@@ -27,8 +27,9 @@ pub(crate) type OnEpoch<'a> = &'a mut (dyn FnMut(&Progress<'_>) -> ControlFlow<(
 pub(crate) struct Order<'a> {
     pub(crate) recipe: Recipe,
     pub(crate) shares: Shares,
-    /// The result's; the next patch of its parent unless given.
-    pub(crate) version: Option<Version>,
+    /// The result's.
+    pub(crate) version: Version,
+    /// The result's; the parent's, with the time of the samples, unless given.
     pub(crate) summary: Option<String>,
     /// When the result was made; when its newest sample was, unless given.
     pub(crate) created_at: Option<Timestamp>,
@@ -157,14 +158,7 @@ pub(crate) fn examine(
 /// The manifest with the result's version and summary.
 pub(crate) fn named(study: &Study, order: &Order<'_>) -> Manifest {
     let mut manifest = study.manifest.clone();
-    manifest.version = order.version.clone().unwrap_or_else(|| {
-        let was = &manifest.version;
-        if study.parent.is_some() {
-            Version::new(was.major, was.minor, was.patch.saturating_add(1))
-        } else {
-            was.clone()
-        }
-    });
+    manifest.version = order.version.clone();
     manifest.summary = order.summary.clone().unwrap_or_else(|| {
         let of = manifest
             .summary

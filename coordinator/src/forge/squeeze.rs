@@ -98,7 +98,7 @@ pub(crate) fn squeeze(
     let recipe = &order.recipe;
     teachers::check(bundle.manifest(), attempt.teachers)?;
     let study = Study::new(
-        Subject::Further(bundle),
+        Subject::Further(Box::new(bundle)),
         network,
         lessons,
         order.shares,

@@ -8,6 +8,7 @@ use lamppost_forge::{
 };
 use lamppost_models::manifest::{Activation, Feature, ImageLayout, OutputKind, Provenance};
 use lamppost_models::{Bundle, Manifest, Reading, Timestamp};
+use semver::Version;
 use serde_json::{Value, json};
 
 use super::exam::Exam;
@@ -22,7 +23,7 @@ const FIRST: &str = "; first made from: ";
 #[derive(Clone, Debug)]
 pub(crate) enum Subject {
     /// A model further.
-    Further(Bundle),
+    Further(Box<Bundle>),
     /// A new one, in place of another or of none.
     New {
         /// Everything but the weights and the numbers that are fitted.
@@ -38,6 +39,19 @@ impl Subject {
         match self {
             Self::Further(bundle) => bundle.manifest(),
             Self::New { like, .. } => like,
+        }
+    }
+
+    /// What the result is called unless it is told otherwise: the next patch.
+    pub(crate) fn next_version(&self) -> Version {
+        let version = &self.manifest().version;
+        match self {
+            Self::Further(_) => Version::new(
+                version.major,
+                version.minor,
+                version.patch.saturating_add(1),
+            ),
+            Self::New { .. } => version.clone(),
         }
     }
 
@@ -128,7 +142,7 @@ impl Study {
                 let manifest = bundle.manifest().clone();
                 let table = Table::new(&pack::draft(&manifest, &file)?, lessons)?;
                 let parts = Parts::new(&table, &manifest, shares, seed)?;
-                (manifest, table, parts, Some(bundle))
+                (manifest, table, parts, Some(*bundle))
             }
             Subject::New { like, .. } => {
                 let mut manifest = *like;

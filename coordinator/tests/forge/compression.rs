@@ -104,7 +104,16 @@ fn a_compression_keeps_to_its_terms_or_writes_nothing() {
         &[
             &base[..],
             &taught,
-            &["--max-loss", "100%", "--min-speedup", "0", "--epochs", "20"],
+            &[
+                "--max-loss",
+                "100%",
+                "--min-speedup",
+                "0",
+                "--rate",
+                "0.01",
+                "--epochs",
+                "80",
+            ],
         ]
         .concat(),
     );

@@ -44,14 +44,7 @@ fn readings() -> String {
 }
 
 /// A short training on a part of them.
-const SHORT: [&str; 6] = [
-    "--label",
-    "volume",
-    "--until",
-    "2017-03-01T00:00:00Z",
-    "--rate",
-    "0.0005",
-];
+const SHORT: [&str; 4] = ["--label", "volume", "--until", "2017-03-01T00:00:00Z"];
 
 fn run(args: &[&str]) -> Output {
     lamppost().args(args).output().unwrap()
@@ -80,7 +73,7 @@ fn further(out: &Path, epochs: &str, more: &[&str]) -> Vec<String> {
     let all = [
         &base[..],
         &SHORT,
-        &["--epochs", epochs, "--out", text(out)],
+        &["--rate", "0.0005", "--epochs", epochs, "--out", text(out)],
         more,
     ]
     .concat();

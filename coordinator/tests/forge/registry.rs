@@ -25,7 +25,7 @@ fn a_model_of_the_registry_is_trained_and_pushed_and_tells_where_it_is_from() {
             &readings,
         ][..],
         &SHORT,
-        &["--epochs", "3"],
+        &["--epochs", "3", "--rate", "0.0005"],
     ]
     .concat();
     server.json::<Value>(&base);

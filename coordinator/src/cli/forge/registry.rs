@@ -47,6 +47,18 @@ pub(super) async fn bundle(global: &Global, model: &ModelRef) -> Result<Bundle, 
     Bundle::read(&bytes).map_err(|error| Failure::failed(&error))
 }
 
+/// Whether the registry has a version.
+pub(super) async fn has(
+    global: &Global,
+    name: &ModelName,
+    version: &Version,
+) -> Result<bool, Failure> {
+    let rows: Vec<ModelRow> = Client::new(global)?.get("/v1/models").await?;
+    Ok(rows
+        .iter()
+        .any(|row| row.name == *name && row.version == *version))
+}
+
 /// A version with its manifest.
 pub(super) async fn detail(
     client: &Client,
