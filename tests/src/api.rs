@@ -130,14 +130,6 @@ impl Api {
         self.answer(request.json(body)).await
     }
 
-    /// What is at an address below `/v1`.
-    ///
-    /// # Errors
-    /// When the coordinator does not answer so.
-    pub async fn at(&self, path: &str) -> anyhow::Result<Value> {
-        self.get(path).await
-    }
-
     /// All nodes that the coordinator knows.
     ///
     /// # Errors
@@ -224,15 +216,6 @@ impl Api {
             .header("connection", "close");
         let response = request.send().await?.error_for_status()?;
         Ok(response.bytes().await?.into())
-    }
-
-    /// The answer to a POST of JSON below `/v1/`.
-    ///
-    /// # Errors
-    /// When the coordinator does not answer, or refuses.
-    pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        let url = format!("{}/{path}", self.base);
-        self.answer(self.client.post(url).json(body)).await
     }
 
     /// The answer to a GET below `/v1/`.

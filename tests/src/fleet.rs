@@ -205,7 +205,7 @@ publish = {{ live = true, flat = "city/{stream}/forecast" }}
             String::new()
         };
         let believed = match &self.trust_file {
-            Some(file) => format!("keys = []\ntrust_file = {file:?}"),
+            Some(file) => format!("keys = []\ntrust_file = \"{}\"", file.display()),
             None => format!("keys = [{key:?}]"),
         };
         format!(

@@ -10,7 +10,7 @@ use lamppost_models::message::{BatchRange, PredictionRange, SampleBatch};
 use lamppost_models::release::{BundleRef, ReleaseKey, Sequence};
 use lamppost_models::signed_time::TimeQuestion;
 use lamppost_models::{
-    Ack, Bundle, Digest, NodePath, Prediction, PredictionBatch, Release, SignedTime, Status,
+    Ack, Bundle, Digest, Epoch, NodePath, Prediction, PredictionBatch, Release, SignedTime, Status,
     Timestamp, Topic, TopicRoot, V1,
 };
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -303,6 +303,18 @@ fn answer_time(topic: &str, question: &[u8], wanted: Option<(u8, Timestamp)>) ->
     Some(Publish::new(topic, serde_json::to_vec(&sealed).unwrap()).qos(QoS::AtLeastOnce))
 }
 
+fn batch_ack(epoch: Epoch, number: u64) -> Ack {
+    Ack {
+        v: V1,
+        predictions: Vec::new(),
+        batches: vec![BatchRange {
+            epoch,
+            from: number,
+            to: number,
+        }],
+    }
+}
+
 fn take(inbox: &Mutex<Inbox>, topic: &str, payload: &[u8], acks: Acks) -> Option<(NodePath, Ack)> {
     let mut inbox = inbox.lock().unwrap();
     let (path, ack) = match TopicRoot::default().parse(topic).unwrap() {
@@ -327,61 +339,25 @@ fn take(inbox: &Mutex<Inbox>, topic: &str, payload: &[u8], acks: Acks) -> Option
         }
         Topic::Events(path) => {
             let batch: EventBatch = serde_json::from_slice(&unpacked(payload)).unwrap();
-            let (epoch, number) = (batch.epoch, batch.number);
+            let ack = batch_ack(batch.epoch, batch.number);
             inbox.order.push(Came::Events);
             inbox.events.push(batch);
-            let batches = vec![BatchRange {
-                epoch,
-                from: number,
-                to: number,
-            }];
-            (
-                path,
-                Ack {
-                    v: V1,
-                    predictions: Vec::new(),
-                    batches,
-                },
-            )
+            (path, ack)
         }
         Topic::PredictionHistory(path, _) => {
             let batch: PredictionBatch = serde_json::from_slice(&unpacked(payload)).unwrap();
             inbox.order.push(Came::Batch {
                 packed: payload.starts_with(&ZSTD_MAGIC),
             });
-            let (epoch, number) = (batch.epoch, batch.number);
+            let ack = batch_ack(batch.epoch, batch.number);
             inbox.batches.push(batch);
-            let batches = vec![BatchRange {
-                epoch,
-                from: number,
-                to: number,
-            }];
-            (
-                path,
-                Ack {
-                    v: V1,
-                    predictions: Vec::new(),
-                    batches,
-                },
-            )
+            (path, ack)
         }
         Topic::Sample(path, _) => {
             let batch: SampleBatch = serde_json::from_slice(&unpacked(payload)).unwrap();
-            let (epoch, number) = (batch.epoch, batch.number);
+            let ack = batch_ack(batch.epoch, batch.number);
             inbox.samples.push(batch);
-            let batches = vec![BatchRange {
-                epoch,
-                from: number,
-                to: number,
-            }];
-            (
-                path,
-                Ack {
-                    v: V1,
-                    predictions: Vec::new(),
-                    batches,
-                },
-            )
+            (path, ack)
         }
         Topic::Status(_) => {
             inbox

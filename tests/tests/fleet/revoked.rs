@@ -13,6 +13,7 @@ async fn revoke(world: &World, body: Value) -> anyhow::Result<Value> {
     world.api.post(&format!("{TARGET}/revoke"), &body).await
 }
 
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 async fn refused(world: &World, body: Value, why: &str) {
     let error = revoke(world, body).await.unwrap_err();
     assert!(format!("{error:#}").contains(why), "{error:#}");
@@ -20,7 +21,7 @@ async fn refused(world: &World, body: Value, why: &str) {
 
 /// Waits until the log has an entry with this act, and gives its words.
 async fn audited(world: &World, act: &str) -> anyhow::Result<String> {
-    let page = world.api.at("audit").await?;
+    let page = world.api.get::<serde_json::Value>("audit").await?;
     let entries = page["entries"].as_array().cloned().unwrap_or_default();
     let found = entries.iter().rfind(|entry| entry["act"] == act);
     let words = found.and_then(|entry| entry["words"].as_str());
@@ -104,7 +105,7 @@ fn a_candidate_that_is_revoked_leaves_the_nodes_that_try_it() -> anyhow::Result<
         world.runs("first", "1.0.0").await?;
         world.runs("second", "1.0.0").await?;
         let over = wait::until("the rollout is over", deadline(), || async {
-            let views = world.api.at(TARGET).await.ok()?;
+            let views = world.api.get::<serde_json::Value>(TARGET).await.ok()?;
             let state = views[0]["campaign"]["campaign"]["state"].clone();
             (state["state"] == "aborted").then_some(state)
         });

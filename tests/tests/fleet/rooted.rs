@@ -63,7 +63,7 @@ impl Offline {
 
 /// Has the coordinator sign with one key, from its next start on.
 async fn sign_with(world: &mut World, key: &Path) -> anyhow::Result<()> {
-    world.coordinator_tables = format!("\n[releases]\nsigners = [{key:?}]\n");
+    world.coordinator_tables = format!("\n[releases]\nsigners = [\"{}\"]\n", key.display());
     world.end_coordinator().await?;
     world.restart_coordinator(Place::Here).await
 }
@@ -104,8 +104,16 @@ async fn state(world: &World, name: &str) -> anyhow::Result<(String, Sequence)> 
 
 /// A release of 1.0.0 as the coordinator made them, newer than all, signed by this key.
 async fn forge(world: &World, key: &ReleaseKey) -> anyhow::Result<()> {
-    let mut row = world.api.at("rollouts/all/traffic-flow").await?[0].take();
-    let old = world.api.at("models/traffic-flow/1.0.0").await?["model"].take();
+    let mut row = world
+        .api
+        .get::<serde_json::Value>("rollouts/all/traffic-flow")
+        .await?[0]
+        .take();
+    let old = world
+        .api
+        .get::<serde_json::Value>("models/traffic-flow/1.0.0")
+        .await?["model"]
+        .take();
     for (name, value) in [
         ("schema", 1.into()),
         ("sequence", 1_000_000.into()),
@@ -219,7 +227,7 @@ fn keys_are_replaced_and_revoked_under_agents_that_run_and_that_are_away() -> an
         let told = trusts(&world, "away", "a signed time", |trust| trust.at_least).await?;
         let now = jiff::Timestamp::now().as_millisecond();
         assert!(told.as_ms() <= now, "{told}");
-        let page = world.api.at("audit").await?;
+        let page = world.api.get::<serde_json::Value>("audit").await?;
         let entries = page["entries"].as_array().context("entries")?;
         let told = entries
             .iter()

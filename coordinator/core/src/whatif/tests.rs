@@ -22,8 +22,8 @@ fn bundle(minor: u64) -> BundleRef {
     }
 }
 
-fn policy(text: &str) -> Option<Policy> {
-    Some(toml::from_str(text).unwrap())
+fn policy(text: &str) -> Policy {
+    toml::from_str(text).unwrap()
 }
 
 /// 100 nodes on two backhauls, on a Tuesday at noon; the policy has two waves and the built-in trial.
@@ -58,7 +58,7 @@ fn scenario() -> Scenario {
         nodes: (0..100).map(member).collect(),
         target,
         to: bundle(1),
-        policy: policy(&format!("{WAVES}{TRIAL}")),
+        policy: Some(policy(&format!("{WAVES}{TRIAL}"))),
         candidate: Behaviour::Fine,
         rates: Rates {
             rate: Bytes(100_000),
@@ -114,7 +114,9 @@ fn a_bad_candidate_ends_in_its_first_wave() {
     ] {
         let scenario = Scenario {
             candidate,
-            policy: policy(&format!("{WAVES}[trial]\nlatency_ratio_max = 1.5\n{TRIAL}")),
+            policy: Some(policy(&format!(
+                "{WAVES}[trial]\nlatency_ratio_max = 1.5\n{TRIAL}"
+            ))),
             ..scenario()
         };
         let outcomes = runs(&scenario);
@@ -141,7 +143,7 @@ fn what_no_node_tells_the_gate_does() {
     let gate = "[gate.quality]\nblock = 20\ninconclusive = \"advance\"\n";
     let mut scenario = Scenario {
         candidate: Behaviour::Worse(30.0),
-        policy: policy(&format!("{WAVES}{gate}{TRIAL}")),
+        policy: Some(policy(&format!("{WAVES}{gate}{TRIAL}"))),
         ..scenario()
     };
     let worse = |outcome: &&Outcome| {
@@ -178,7 +180,7 @@ fn a_seed_is_the_same_run() {
 fn nodes_that_are_away_hold_a_wave_up_to_its_deadline_and_no_longer() {
     let scenario = Scenario {
         away: Share::new(4_000).unwrap(),
-        policy: policy(&format!("deadline = \"6h\"\n{WAVES}{TRIAL}")),
+        policy: Some(policy(&format!("deadline = \"6h\"\n{WAVES}{TRIAL}"))),
         ..scenario()
     };
     for outcome in runs(&scenario).iter().take(5) {
@@ -192,7 +194,7 @@ fn nodes_that_are_away_hold_a_wave_up_to_its_deadline_and_no_longer() {
 fn places_hours_and_the_bytes_of_a_day_are_waited_for() {
     let took = |head: &str| {
         let scenario = Scenario {
-            policy: policy(&format!("{head}\n{WAVES}{TRIAL}")),
+            policy: Some(policy(&format!("{head}\n{WAVES}{TRIAL}"))),
             ..scenario()
         };
         let outcome = scenario.run(3).unwrap();
@@ -221,7 +223,9 @@ fn cohorts_are_compared_with_what_control_nodes_say() {
     let quality = "[gate.quality]\nkind = \"cohorts\"\nblock = 40\nmin_labels = 40\n";
     let scenario = |candidate| Scenario {
         candidate,
-        policy: policy(&format!("control = \"30 %\"\n{WAVES}{quality}[trial]\n")),
+        policy: Some(policy(&format!(
+            "control = \"30 %\"\n{WAVES}{quality}[trial]\n"
+        ))),
         ..scenario()
     };
     let bad = scenario(Behaviour::Worse(60.0)).run(1).unwrap();
