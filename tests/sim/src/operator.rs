@@ -1,14 +1,16 @@
 //! What people do, and their policies.
 
-use lamppost_coordinator_core::rollout::audit::{Act, Actor, Note};
-use lamppost_coordinator_core::rollout::campaign::{Action, Ending, Start, State, Step};
+use lamppost_coordinator_core::rollout::Target;
+use lamppost_coordinator_core::rollout::audit::Actor;
+use lamppost_coordinator_core::rollout::campaign::{
+    Action, Ending, Revocation, Start, State, Step,
+};
 use lamppost_coordinator_core::rollout::policy::{
     Approve, Inconclusive, OnFail, Policy, Quality, QualityKind, Span, Unlabelled, Wave,
 };
-use lamppost_coordinator_core::rollout::{Book, Cause, Change, Target, Terms};
+use lamppost_models::Timestamp;
 use lamppost_models::id::RolloutId;
 use lamppost_models::rollout::{Share, Tag};
-use lamppost_models::{Digest, Timestamp};
 
 use crate::centre;
 use crate::node::Node;
@@ -100,7 +102,18 @@ pub(crate) fn step(
     let (book, by) = (&state.book, anna());
     let terms = state.terms(target, now);
     if rng.chance(5) {
-        return revocation(book, target, bundles.any(rng).bundle.digest, terms);
+        // What is stable needs another in its place, and is refused: without it a node may have nothing left to run.
+        let bundle = &bundles.any(rng).bundle;
+        let revocation = Revocation {
+            target: target.clone(),
+            version: bundle.version.clone(),
+            digest: bundle.digest,
+            to: None,
+            reason: "it counts bicycles as cars".parse().expect("a reason"),
+            by,
+        };
+        let step = state.campaigns.plan_revoke(book, &revocation, terms);
+        return step.ok();
     }
     let Some(campaign) = state.campaigns.under_way(target) else {
         if rng.chance(10) {
@@ -146,26 +159,4 @@ pub(crate) fn step(
         .campaigns
         .plan_action(book, target, &action, &by, terms)
         .ok()
-}
-
-/// What is stable stays so: without it and what came before, a node would run nothing.
-fn revocation(book: &Book, target: &Target, digest: Digest, terms: Terms) -> Option<Step> {
-    if book.current(target)?.stable.digest == digest {
-        return None;
-    }
-    let change = Change::Revoke(digest);
-    let rollout = book
-        .plan_change(target, change, Cause::Revoke, terms)
-        .ok()?;
-    let note = Note {
-        by: anna(),
-        act: Act::Revoke,
-        target: Some(target.clone()),
-        words: format!("revoked {digest}"),
-    };
-    Some(Step {
-        campaign: None,
-        rollout: Some(rollout),
-        note,
-    })
 }
