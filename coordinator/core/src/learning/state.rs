@@ -114,6 +114,7 @@ pub struct Spent {
 
 impl Spent {
     /// Of the day of `now`.
+    #[must_use]
     pub fn on(&self, now: Timestamp) -> Self {
         let day = now.as_ms().div_euclid(DAY_MS);
         if day == self.day {

@@ -60,22 +60,35 @@ fn failed() -> Ended {
     }
 }
 
-/// What was before, what is known, and how the decision begins.
+fn known_with(change: impl Fn(&mut Known)) -> Known {
+    let mut known = known();
+    change(&mut known);
+    known
+}
+
+fn error(now: f64, labels: u64) -> Option<ErrorNow> {
+    Some(ErrorNow {
+        before: 100.0,
+        now,
+        labels,
+    })
+}
+
+/// What it is called, what was before, what is known, and how the decision begins.
+type Case = (&'static str, Learning, Known, &'static str);
+
+fn hold(cases: &[Case]) {
+    for (name, learning, known, begins) in cases {
+        let decision = learning
+            .decide(&Terms::default(), known, at(100))
+            .to_string();
+        assert!(decision.starts_with(begins), "{name}: {decision}");
+    }
+}
+
 #[test]
-fn a_table_of_cases() {
-    let known_with = |change: &dyn Fn(&mut Known)| {
-        let mut known = known();
-        change(&mut known);
-        known
-    };
-    let error = |now, labels| {
-        Some(ErrorNow {
-            before: 100.0,
-            now,
-            labels,
-        })
-    };
-    let cases: Vec<(&str, Learning, Known, &str)> = vec![
+fn a_gain_is_held_against_its_cost() {
+    hold(&[
         (
             "twice the samples",
             after(&[]),
@@ -85,34 +98,34 @@ fn a_table_of_cases() {
         (
             "too few",
             after(&[]),
-            known_with(&|known| known.labelled = 300),
+            known_with(|known| known.labelled = 300),
             "wait: for 36 more labelled samples: 300 are new since the last attempt, of 336",
         ),
         (
             "few beside many",
             after(&[]),
-            known_with(&|known| (known.trained_on, known.bundle_bytes) = (400_000, 40_000)),
+            known_with(|known| (known.trained_on, known.bundle_bytes) = (400_000, 40_000)),
             "wait: for a gain that pays: the error is 100.0000",
         ),
         (
             "few beside many, and an error that has grown by half",
             after(&[]),
-            known_with(&|known| (known.trained_on, known.error) = (400_000, error(150.0, 400))),
+            known_with(|known| (known.trained_on, known.error) = (400_000, error(150.0, 400))),
             "train: 4000 new",
         ),
         (
             "a grown error over a handful of labels is noise",
             after(&[]),
-            known_with(&|known| {
+            known_with(|known| {
                 (known.trained_on, known.error, known.bundle_bytes) =
-                    (400_000, error(110.0, 4), 40_000)
+                    (400_000, error(110.0, 4), 40_000);
             }),
             "wait: for a gain that pays",
         ),
         (
             "unless a node has told it from noise",
             after(&[]),
-            known_with(&|known| {
+            known_with(|known| {
                 (known.trained_on, known.error, known.drifted) = (400_000, error(110.0, 4), 1);
             }),
             "train: 4000 new labelled samples; the error is 110.0000, from 100.0000 when it went live (4 labels, drift on 1 node)",
@@ -120,9 +133,15 @@ fn a_table_of_cases() {
         (
             "a fleet whose links cost more than it gains",
             after(&[]),
-            known_with(&|known| known.nodes = 10_000),
+            known_with(|known| known.nodes = 10_000),
             "wait: for a gain that pays",
         ),
+    ]);
+}
+
+#[test]
+fn trainings_have_gaps_and_setbacks_pauses() {
+    hold(&[
         (
             "soon after the last",
             after(&[(90, promoted(0.1))]),
@@ -132,31 +151,31 @@ fn a_table_of_cases() {
         (
             "soon after the last, with drift",
             after(&[(90, promoted(0.1))]),
-            known_with(&|known| known.drifted = 2),
+            known_with(|known| known.drifted = 2),
             "train: ",
         ),
         (
             "after one that did not pay",
             after(&[(80, promoted(0.0001))]),
-            known_with(&|known| known.drifted = 2),
+            known_with(|known| known.drifted = 2),
             "wait: until 1970-01-05T08:00:00Z: the last training failed or did not pay",
         ),
         (
             "after two failures, the pause is twice as long",
             after(&[(0, failed()), (70, failed())]),
-            known_with(&|known| known.labelled = 9000),
+            known_with(|known| known.labelled = 9000),
             "wait: until 1970-01-05T22:00:00Z: the last 2 trainings failed or did not pay",
         ),
         (
             "the samples of a failure are no reason for the next",
             after(&[(0, failed())]),
-            known_with(&|known| known.labelled = 4100),
+            known_with(|known| known.labelled = 4100),
             "wait: for 236 more labelled samples",
         ),
         (
             "three failures",
             after(&[(0, failed()), (10, failed()), (20, failed())]),
-            known_with(&|known| known.labelled = 100_000),
+            known_with(|known| known.labelled = 100_000),
             "stopped: 3 trainings in a row failed, the last because no space is left; `lamppost loop resume` starts it again",
         ),
         (
@@ -167,16 +186,10 @@ fn a_table_of_cases() {
                 (2, promoted(0.1)),
                 (3, failed()),
             ]),
-            known_with(&|known| known.labelled = 100_000),
+            known_with(|known| known.labelled = 100_000),
             "train: ",
         ),
-    ];
-    for (name, learning, known, begins) in cases {
-        let decision = learning
-            .decide(&Terms::default(), &known, at(100))
-            .to_string();
-        assert!(decision.starts_with(begins), "{name}: {decision}");
-    }
+    ]);
 }
 
 #[test]

@@ -19,8 +19,8 @@ use crate::model::Version;
 /// Errors that the recent one is a mean of, and as many after a version went live: two weeks of hours, so that days and weeks
 /// are whole.
 const ERRORS: usize = 336;
-/// Windows on which a node compares a candidate with the active version: a week.
-const SHADOW: usize = 168;
+/// Windows on which a node compares a candidate with the active version: two days of hours.
+const SHADOW: usize = 48;
 /// Greatest error of a candidate, of the active version's: as a rollout's gate has it.
 const LOSS_RATIO_MAX: f64 = 1.05;
 /// Level of zstd in the agent's outbox.
@@ -62,10 +62,17 @@ impl Told {
 
 /// One per cent of a node's error is worth 10 kB over its link, half of what a version takes; the rest is as shipped.
 fn terms() -> Terms {
+    let var = |name: &str, default: u64| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(default)
+    };
     Terms {
-        bytes_per_percent: Bytes(10_000),
-        gap_min: Span::from_hours(24 * 7),
-        backoff: Span::from_hours(24 * 14),
+        samples_min: var("SMIN", 96),
+        bytes_per_percent: Bytes(var("BPP", 10_000)),
+        gap_min: Span::from_hours(24 * var("GAP", 7)),
+        backoff: Span::from_hours(24 * var("BACK", 14)),
         ..Terms::default()
     }
 }
@@ -188,34 +195,33 @@ impl<'a> Centre<'a> {
             trial.errors.0 += error;
             trial.errors.1 += trial.version.error(window)?;
             trial.windows += 1;
-            if trial.windows == SHADOW {
+            if trial.windows
+                == std::env::var("SHADOW")
+                    .ok()
+                    .and_then(|text| text.parse().ok())
+                    .unwrap_or(SHADOW)
+            {
                 self.judge(window.ts());
             }
         }
         Ok(())
     }
 
-    /// A day's samples go to the centre.
+    /// A day's samples go to the centre; each has been a batch of its own at the node, for the next came an hour later.
     fn collect(&mut self) -> Result<(), Box<dyn Error>> {
-        if self.waiting.is_empty() {
-            return Ok(());
+        for at in std::mem::take(&mut self.waiting) {
+            let batch = Batch {
+                v: V1,
+                epoch: Epoch::from_u64(self.seed),
+                number: at as u64,
+                stream: "i94-volume".parse()?,
+                records: vec![self.sample(at)?],
+            };
+            let bytes = zstd::bulk::compress(&serde_json::to_vec(&batch)?, LEVEL)?.len() as u64;
+            self.up += bytes;
+            self.collected += bytes;
+            self.stored.push(at);
         }
-        let mut waiting = std::mem::take(&mut self.waiting);
-        let records = waiting
-            .iter()
-            .map(|at| self.sample(*at))
-            .collect::<Result<Vec<_>, _>>()?;
-        let batch = Batch {
-            v: V1,
-            epoch: Epoch::from_u64(self.seed),
-            number: self.stored.len() as u64,
-            stream: "i94-volume".parse()?,
-            records,
-        };
-        let bytes = zstd::bulk::compress(&serde_json::to_vec(&batch)?, LEVEL)?.len() as u64;
-        self.up += bytes;
-        self.collected += bytes;
-        self.stored.append(&mut waiting);
         Ok(())
     }
 
