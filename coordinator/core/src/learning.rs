@@ -21,13 +21,20 @@
 //! What samples cost to collect is told and remembered and does not decide: it is spent when the question comes up, and to
 //! hold it against a training would put off the one that could make use of most. A node's sampling budget bounds it.
 //!
+//! # More from the same samples
+//! [`between`] cuts the windows between samples out of their readings, where they overlap: one window a day then teaches as
+//! much as all of them.
+//!
+//! # Failures
 //! Trainings that fail or gain less than they cost are followed by pauses that double; after some failures in a row the loop
 //! stops until somebody resumes it.
 
+mod between;
 mod decide;
 mod state;
 mod terms;
 
+pub use between::{Cut, LATER_MIN, Piece, between};
 pub use decide::{Decision, Reckoning};
 pub use state::{Cost, Ended, Learning, OUTCOMES_MAX, Outcome, Spent};
 pub use terms::Terms;

@@ -407,11 +407,17 @@ proptest! {
         learning.replaced();
         let trains = |known: &Known| matches!(learning.decide(&Terms::default(), known, at(10_000)), Decision::Train { .. });
         if trains(&known) {
-            prop_assert!(trains(&Known { labelled: labelled + more, ..known.clone() }));
-            prop_assert!(trains(&Known { error: error(100.0 * grown * worse), ..known.clone() }));
-            prop_assert!(trains(&Known { bundle_bytes: bundle_bytes / 2, ..known }));
+            let reasons = [
+                Known { labelled: labelled + more, ..known.clone() },
+                Known { error: error(100.0 * grown * worse), ..known.clone() },
+                Known { bundle_bytes: bundle_bytes / 2, ..known },
+            ];
+            for known in &reasons {
+                prop_assert!(trains(known), "{known:?}");
+            }
         } else {
-            prop_assert!(!trains(&Known { nodes: 2 * nodes, ..known }));
+            let known = Known { nodes: 2 * nodes, ..known };
+            prop_assert!(!trains(&known), "{known:?}");
         }
     }
 }

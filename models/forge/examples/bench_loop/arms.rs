@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lamppost_coordinator_core::learning::{
-    Cost, Decision, Ended, ErrorNow, Known, Learning, Outcome, Terms,
+    Cost, Decision, Ended, ErrorNow, Known, Learning, Outcome, Piece, Terms, between,
 };
 use lamppost_coordinator_core::rollout::policy::{Bytes, Span};
 use lamppost_models::id::PredictionId;
@@ -23,6 +23,8 @@ const ERRORS: usize = 336;
 const SHADOW: usize = 48;
 /// Greatest error of a candidate, of the active version's: as a rollout's gate has it.
 const LOSS_RATIO_MAX: f64 = 1.05;
+/// How much later the label is read.
+const HORIZON: Duration = Duration::from_secs(3600);
 /// Level of zstd in the agent's outbox.
 const LEVEL: i32 = 3;
 
@@ -69,7 +71,7 @@ fn terms() -> Terms {
             .unwrap_or(default)
     };
     Terms {
-        samples_min: var("SMIN", 96),
+        samples_min: var("SMIN", 336),
         bytes_per_percent: Bytes(var("BPP", 10_000)),
         gap_min: Span::from_hours(24 * var("GAP", 7)),
         backoff: Span::from_hours(24 * var("BACK", 14)),
@@ -136,6 +138,8 @@ struct Centre<'a> {
     /// Windows whose samples wait at the node, those at the centre, and bytes that took since the active version was trained.
     waiting: Vec<usize>,
     stored: Vec<usize>,
+    /// Those and what lies between them, in the order of time.
+    lessons: Vec<usize>,
     collected: u64,
     seconds: f64,
     bundle_bytes: u64,
@@ -162,6 +166,7 @@ impl<'a> Centre<'a> {
             waiting: Vec::new(),
             // What the first version was made from is at the centre.
             stored: (0..hours.before).collect(),
+            lessons: (0..hours.before).collect(),
             collected: 0,
             seconds: 0.0,
             trainings: 0,
@@ -266,15 +271,43 @@ impl<'a> Centre<'a> {
                 },
                 consent: "council-2026-17".parse()?,
             }),
-            window: window.readings.clone(),
+            window: window
+                .readings
+                .iter()
+                .map(|reading| (**reading).clone())
+                .collect(),
             prediction: Some(prediction),
-            label: Some(Label::Value(window.truth)),
+            label: Some(window.truth.clone()),
         })
+    }
+
+    /// What the centre can learn from: samples, and the windows between them.
+    fn learn(&mut self) {
+        let pieces: Vec<Piece<'_>> = self
+            .stored
+            .iter()
+            .map(|&at| Piece {
+                window: &self.windows[at].readings,
+                label: &self.windows[at].truth,
+            })
+            .collect();
+        let spec = &self.active.session.engine().manifest().window;
+        let cuts = between(&pieces, spec, HORIZON);
+        let newest = cuts.iter().filter_map(|cut| Some(cut.window.last()?.ts));
+        let place = |ts| self.windows.binary_search_by_key(&ts, Window::ts).ok();
+        self.lessons = self
+            .stored
+            .iter()
+            .copied()
+            .chain(newest.filter_map(place))
+            .collect();
+        self.lessons.sort_unstable();
     }
 
     /// The next version goes live, whatever it is like.
     fn train_always(&mut self) -> Result<(), Box<dyn Error>> {
-        let (next, _) = self.active.next(self.windows, &self.stored, self.seed)?;
+        self.learn();
+        let (next, _) = self.active.next(self.windows, &self.lessons, self.seed)?;
         self.trainings += 1;
         self.down += next.fetched(&self.active)?;
         self.go_live(next);
@@ -286,6 +319,7 @@ impl<'a> Centre<'a> {
         if self.trial.is_some() {
             return Ok(());
         }
+        self.learn();
         let mean = |errors: &mut dyn ExactSizeIterator<Item = &f64>| {
             let count = errors.len() as f64;
             errors.sum::<f64>() / count
@@ -297,7 +331,7 @@ impl<'a> Centre<'a> {
         });
         let known = Known {
             trained_on: self.active.samples,
-            labelled: (self.stored.len() as u64).saturating_sub(self.active.samples),
+            labelled: (self.lessons.len() as u64).saturating_sub(self.active.samples),
             collected_bytes: self.collected,
             nodes: 1,
             bundle_bytes: self.bundle_bytes,
@@ -313,7 +347,7 @@ impl<'a> Centre<'a> {
             println!("{now} {decision}");
         }
         let started = Instant::now();
-        let (version, (found, was)) = self.active.next(self.windows, &self.stored, self.seed)?;
+        let (version, (found, was)) = self.active.next(self.windows, &self.lessons, self.seed)?;
         self.trainings += 1;
         self.seconds = started.elapsed().as_secs_f64();
         let fetched_bytes = version.fetched(&self.active)?;

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::BufRead;
+use std::sync::Arc;
 
+use lamppost_models::message::Label;
 use lamppost_models::{Reading, Timestamp, Value};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -13,8 +15,9 @@ pub(crate) const WINDOW: usize = 24;
 /// A window with what came true, an hour after its newest reading.
 pub(crate) struct Window {
     /// Oldest first.
-    pub(crate) readings: Vec<Reading>,
-    pub(crate) truth: f64,
+    pub(crate) readings: Vec<Arc<Reading>>,
+    /// Always a value.
+    pub(crate) truth: Label,
 }
 
 impl Window {
@@ -23,6 +26,14 @@ impl Window {
         self.readings
             .last()
             .map_or(Timestamp::EPOCH, |reading| reading.ts)
+    }
+
+    /// What came true, as a number.
+    pub(crate) fn value(&self) -> f64 {
+        match self.truth {
+            Label::Value(value) => value,
+            Label::Class(_) => f64::NAN,
+        }
     }
 
     /// Days since 1970, by the road's clock.
@@ -70,14 +81,14 @@ pub(crate) fn read(source: impl BufRead, until: &str) -> Result<Hours, Box<dyn E
         };
         found.reverse();
         let reading = |(ts, volume)| {
-            Ok::<_, Box<dyn Error>>(Reading {
+            Ok::<_, Box<dyn Error>>(Arc::new(Reading {
                 ts: Timestamp::from_ms(ts)?,
                 fields: BTreeMap::from([(field.clone(), Value::Number(volume))]),
-            })
+            }))
         };
         windows.push(Window {
             readings: found.into_iter().map(reading).collect::<Result<_, _>>()?,
-            truth: *truth,
+            truth: Label::Value(*truth),
         });
     }
     let before = windows.partition_point(|window| window.month().as_str() < "2013");

@@ -10,7 +10,7 @@ use lamppost_forge::{
     Schedule, Split, Targets, Tensor, formats, make, quantise, train,
 };
 use lamppost_models::manifest::{Feature, OutputKind};
-use lamppost_models::{Bundle, Digest, Manifest};
+use lamppost_models::{Bundle, Digest, Manifest, Reading};
 use serde_json::json;
 use zstd::stream::write::Encoder;
 
@@ -52,7 +52,7 @@ impl Version {
     pub(crate) fn first(windows: &[Window], seed: u64) -> Result<Self, Box<dyn Error>> {
         let mut manifest: Manifest = serde_json::from_str(ZOO)?;
         #[expect(clippy::cast_possible_truncation, reason = "features are f32")]
-        let truths = windows.iter().map(|window| window.truth as f32);
+        let truths = windows.iter().map(|window| window.value() as f32);
         let scale = Scale::of(truths);
         for feature in &mut manifest.features {
             if let Feature::Lag { mean, std, .. } = feature {
@@ -103,7 +103,7 @@ impl Version {
             let cases: Vec<_> = chosen
                 .clone()
                 .enumerate()
-                .map(|(at, window)| json!({"window": window.readings, "features": features[at], "outputs": outputs[at]}))
+                .map(|(at, window)| json!({"window": window.readings.iter().map(AsRef::as_ref).collect::<Vec<&Reading>>(), "features": features[at], "outputs": outputs[at]}))
                 .collect();
             json!({"schema": 1, "cases": cases})
                 .to_string()
@@ -158,7 +158,7 @@ impl Version {
         for &row in rows {
             features.extend_from_slice(session.features(&windows[row].readings)?);
             #[expect(clippy::cast_possible_truncation, reason = "targets are f32")]
-            values.push(((windows[row].truth - offset) / scale) as f32);
+            values.push(((windows[row].value() - offset) / scale) as f32);
         }
         let width = self.manifest.input.shape.iter().product();
         let data = DataSet::new(width, features, Targets::Values { width: 1, values })?;
@@ -177,7 +177,7 @@ impl Version {
         let mut errors = (0.0, 0.0);
         for &row in held_out {
             errors.0 += next.error(&windows[row])?;
-            errors.1 += (value(&mut session, &windows[row])? - windows[row].truth).abs();
+            errors.1 += (value(&mut session, &windows[row])? - windows[row].value()).abs();
         }
         let count = held_out.len() as f64;
         Ok((next, (errors.0 / count, errors.1 / count)))
@@ -185,7 +185,7 @@ impl Version {
 
     /// The absolute error of its prediction.
     pub(crate) fn error(&mut self, window: &Window) -> Result<f64, Box<dyn Error>> {
-        Ok((value(&mut self.session, window)? - window.truth).abs())
+        Ok((value(&mut self.session, window)? - window.value()).abs())
     }
 
     /// Bytes that a node fetches of it when it has another: as the coordinator packs them.
