@@ -11,7 +11,8 @@
 //! - `driver` looks at rollouts and has them go on, `downloads` bounds what goes out to nodes;
 //! - `releases` signs with `key` what each group should run, and keeps it on the update topics; `trust` tells nodes which
 //!   keys to believe, and what time it is;
-//! - [`cli`] is the command line, a client of the API apart from `serve`.
+//! - [`cli`] is the command line, a client of the API apart from `serve`; `forge` trains and compresses in its process, and never in
+//!   the server's.
 //!
 //! What is decided without a clock or a disk is in `lamppost-coordinator-core`.
 //!
@@ -31,6 +32,7 @@ mod driver;
 mod encodings;
 mod error;
 mod files;
+mod forge;
 mod http;
 mod key;
 mod preflight;

@@ -437,6 +437,35 @@ pub struct Provenance {
     /// The bundle that it was made from, if any.
     #[serde(default)]
     pub parent: Option<Digest>,
+    /// The samples that decided its weights, if they are known one by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<SampleSet>,
+    /// What all chance in its making came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// The program that made it, with its version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// How it was made, in the trainer's own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<serde_json::Value>,
+    /// What was measured while it was made, in the trainer's own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<serde_json::Value>,
+}
+
+/// Samples, told by what they are known by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SampleSet {
+    /// How many.
+    pub count: u64,
+    /// Event time of the oldest.
+    pub from: Timestamp,
+    /// Event time of the newest.
+    pub to: Timestamp,
+    /// Of their ids, oldest first, each followed by a line feed.
+    pub digest: Digest,
 }
 
 /// Windows with the features and outputs that any runtime must reproduce.

@@ -38,6 +38,7 @@ const FILES: [(&str, Check); 31] = [
     ("manifest-reconstruction.json", holds_manifest),
     ("manifest-regression.json", holds_manifest),
     ("manifest-score.json", holds_manifest),
+    ("manifest-trained.json", holds_manifest),
     ("node-row.json", holds::<NodeRow>),
     ("prediction-anomaly.json", holds::<Prediction>),
     ("prediction-batch.json", holds::<PredictionBatch>),

@@ -98,6 +98,8 @@ pub(super) enum Command {
     /// Push, list and check models
     #[command(subcommand)]
     Model(Model),
+    Train(Box<super::forge::args::Train>),
+    Compress(Box<super::forge::args::Compress>),
     /// Bring a version of a model to a group of nodes, and lead it there
     #[command(subcommand)]
     Rollout(Rollout),
@@ -175,6 +177,13 @@ pub(super) enum Model {
     Ls,
     /// Show a version with its manifest
     Inspect {
+        /// The model
+        model: ModelName,
+        /// Its version
+        version: Version,
+    },
+    /// Show where a version comes from: samples, seed, code, parents, and what was measured
+    Provenance {
         /// The model
         model: ModelName,
         /// Its version

@@ -112,6 +112,25 @@ impl Client {
         .await
     }
 
+    /// Bytes as they are, at most so many.
+    pub(super) async fn bytes(&self, path: &str, limit: u64) -> Result<Vec<u8>, Failure> {
+        let request = self.request(Method::GET, path).timeout(PUSH_TIME);
+        let mut response = self.send(request).await?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| self.broken(&error))?
+        {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() as u64 > limit {
+                let text = format!("{} gives more than {limit} bytes, the limit", self.server);
+                return Err(Failure::new(Exit::Failed, text));
+            }
+        }
+        Ok(bytes)
+    }
+
     /// An answer that comes line by line and does not end.
     pub(super) async fn lines(
         &self,

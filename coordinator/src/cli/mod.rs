@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 mod args;
 mod audit;
 mod client;
+mod forge;
 mod keys;
 mod ledger;
 mod model;
@@ -95,9 +96,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(Args { global, command }: Args) -> Result<(), Failure> {
     let serving = matches!(command, Command::Serve(_));
     start_logging(&global, if serving { "info" } else { "warn" })?;
+    if matches!(command, Command::Train(_) | Command::Compress(_)) {
+        forge::alone()?;
+    }
     match command {
         Command::Serve(serve) => serve::serve(serve),
         Command::Model(model) => model::run(model, &global),
+        Command::Train(train) => forge::train(&train, &global),
+        Command::Compress(compress) => forge::compress(&compress, &global),
         Command::Rollout(rollout) => block_on(rollout::run(rollout, &global)),
         Command::Node(node) => block_on(node::run(node, &global)),
         Command::Prediction(prediction) => block_on(node::predictions(prediction, &global)),
@@ -153,7 +159,7 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     })
 }
 
-fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -232,6 +238,13 @@ mod tests {
             "lamppost prediction ls a/b --before 12",
             "lamppost ledger gw-1",
             "lamppost ledger --since yesterday",
+            "lamppost train --bundle a --samples b",
+            "lamppost train --bundle a --model b --push",
+            "lamppost train --new mlp:8 --push",
+            "lamppost train --bundle a --readings b --push",
+            "lamppost train --model a@1 --push",
+            "lamppost compress --model a --to int4 --push",
+            "lamppost compress --model a --to int8 --max-loss 200% --push",
             "lamppost serve --broker http://h",
             "lamppost serve --mqtt 127.0.0.1:0 --broker mqtt://h",
         ] {

@@ -33,6 +33,9 @@ pub(super) fn run(model: Model, global: &Global) -> Result<(), Failure> {
             let detail: ModelDetail = Client::new(global)?.get(&path).await?;
             show(global, &detail, || tables::model(&detail, now()))
         }),
+        Model::Provenance { model, version } => {
+            block_on(super::forge::provenance(global, model, version))
+        }
         Model::Verify { path } => verify(&path, global),
         Model::Pack { folder, output } => pack(&folder, &output, global),
     }
@@ -51,7 +54,7 @@ fn push(path: &Path, global: &Global) -> Result<(), Failure> {
     })
 }
 
-async fn upload(client: Client, bundle: Vec<u8>) -> Result<Pushed, Failure> {
+pub(super) async fn upload(client: Client, bundle: Vec<u8>) -> Result<Pushed, Failure> {
     let (bytes, started) = (bundle.len() as u64, Instant::now());
     let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::hidden());
     let style = "{msg} [{bar:30}] {bytes}/{total_bytes}";
@@ -120,7 +123,7 @@ fn pack(folder: &Path, output: &Path, global: &Global) -> Result<(), Failure> {
 }
 
 /// A bundle: a file as it is, a folder packed.
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     if path.is_dir() {
         pack_folder(path)
     } else {
@@ -134,7 +137,7 @@ fn pack_folder(folder: &Path) -> Result<Vec<u8>, Failure> {
     Bundle::pack(&manifest?, &model?, &golden?).map_err(|error| Failure::failed(&error))
 }
 
-fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, Failure> {
+pub(super) fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, Failure> {
     let named = |error: std::io::Error| {
         let Failure { exit, text } = Failure::from(error);
         Failure::new(exit, format!("{} cannot be read: {text}", path.display()))

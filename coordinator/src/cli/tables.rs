@@ -9,12 +9,14 @@ use crate::units::{human_bytes, human_span_ms};
 
 mod audit;
 mod campaigns;
+mod forge;
 mod ledger;
 mod nodes;
 mod rollouts;
 
 pub(super) use audit::{audit, audit_check};
 pub(super) use campaigns::{plan, rollout_head, rollout_line};
+pub(super) use forge::{candidates, lineage, squeezed, trained};
 pub(super) use ledger::ledger;
 pub(super) use nodes::{node, nodes};
 pub(super) use rollouts::{rollout, rollout_status, rollouts};

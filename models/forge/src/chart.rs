@@ -13,7 +13,7 @@ const COLOURS: [&str; 7] = [
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000",
 ];
 
-/// Lines over an axis.
+/// Lines over an axis; one of a single point is a dot.
 pub(crate) struct Chart<'a> {
     pub(crate) title: &'a str,
     pub(crate) across: &'a str,
@@ -50,6 +50,12 @@ impl Chart<'_> {
             lines.push(format!(
                 "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\" points=\"{path}\"/>"
             ));
+            if let &[(x, y)] = points.as_slice() {
+                let (x, y) = (axes.x(x), axes.y(y));
+                lines.push(format!(
+                    "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"/>"
+                ));
+            }
             let (x, y) = (WIDTH - RIGHT + 12.0, TOP + 10.0 + 16.0 * at as f64);
             lines.push(format!(
                 "<text x=\"{x}\" y=\"{y}\" fill=\"{colour}\">{}</text>",

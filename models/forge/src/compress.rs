@@ -17,7 +17,7 @@ use crate::error::OpenError;
 use crate::train::TrainError;
 
 pub use channels::{Prunable, cut_channels, prunable};
-pub use measure::{Measure, MeasureError, Terms, measure, table};
+pub use measure::{Measure, MeasureError, Terms, measure, measures_svg, table};
 pub use prune::{ScanPoint, prune, scan, scan_csv, scan_svg, sparsity_by_scan};
 pub use quantise::{Adapted, Format, Layer, Quantised, adapt, formats, quantise};
 

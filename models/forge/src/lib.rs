@@ -45,8 +45,8 @@ mod train;
 
 pub use compress::{
     Adapted, CompressError, Format, Layer, Measure, MeasureError, Prunable, Quantised, ScanPoint,
-    Terms, adapt, cut_channels, formats, measure, prunable, prune, quantise, scan, scan_csv,
-    scan_svg, sparsity_by_scan, table,
+    Terms, adapt, cut_channels, formats, measure, measures_svg, prunable, prune, quantise, scan,
+    scan_csv, scan_svg, sparsity_by_scan, table,
 };
 pub use data::{CLASSES_MAX, DATA_BYTES_MAX, DataError, DataSet, Split, Targets};
 pub use error::{OpenError, RunError, Unsupported};

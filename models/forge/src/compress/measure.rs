@@ -8,6 +8,7 @@ use lamppost_models::{Bundle, Digest};
 use serde_json::{Value, json};
 
 use super::CompressError;
+use crate::chart::Chart;
 use crate::data::DataSet;
 use crate::network::{Network, Side};
 use crate::train::{Loss, Quality, evaluate};
@@ -154,6 +155,22 @@ pub fn table(measures: &[Measure]) -> String {
         text.push_str(" |\n");
     }
     text
+}
+
+/// Error against size, a dot for each candidate: what is below and left of another is better in both.
+pub fn measures_svg(measures: &[Measure], title: &str) -> String {
+    let dot = |measure: &Measure| {
+        let place = (measure.bytes as f64, measure.quality.error());
+        (measure.name.clone(), vec![place])
+    };
+    let chart = Chart {
+        title,
+        across: "bytes",
+        logarithmic: false,
+        lines: measures.iter().map(dot).collect(),
+        mark: None,
+    };
+    chart.svg()
 }
 
 /// A bundle around a file, for the engine: features are numbers as they are.
