@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lamppost_agent_core::decode::{DecodeLimits, Decoder, SpecError};
+use lamppost_agent_core::drift::DriftSpec;
 use lamppost_agent_core::label::LabelSpec;
 use lamppost_agent_core::window::WindowSpec;
 use lamppost_models::message::MESSAGE_BYTES_MAX;
@@ -123,6 +124,8 @@ pub(crate) struct Stream {
     pub(crate) stale_after: Option<Duration>,
     pub(crate) live: bool,
     pub(crate) flat: Option<String>,
+    /// How drift is looked for; `None` for not at all.
+    pub(crate) drift: Option<DriftSpec>,
 }
 
 /// Where a stream's labels come from.

@@ -8,6 +8,7 @@ use lamppost_models::message::Quality;
 use lamppost_models::{Digest, ModelName, Timestamp, Value};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::drift::Drift;
 use crate::stats::{Counter, StreamStats};
 use crate::tap::Beside;
 use crate::uplink::wall_clock;
@@ -56,6 +57,8 @@ pub(crate) struct Labelled {
     pub(crate) model: ModelName,
     pub(crate) spec: Option<LabelSpec>,
     pub(crate) stats: Arc<StreamStats>,
+    /// What errors are told to.
+    pub(crate) drift: Option<Drift>,
 }
 
 struct Join {
@@ -63,6 +66,7 @@ struct Join {
     labels: LabelJoin,
     stats: Arc<StreamStats>,
     digests: Vec<Digest>,
+    drift: Option<Drift>,
     /// Labels and unlabelled predictions that the stream's counters have.
     counted: (u64, u64),
     /// The trial whose candidate was given windows last.
@@ -73,12 +77,13 @@ impl Labels {
     /// Starts the task; it ends when all of its senders are gone.
     pub(crate) fn start(streams: Vec<Labelled>) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, receiver) = mpsc::channel(EVENTS_MAX);
-        let joins = streams.into_iter().map(|Labelled { model, spec, stats }| {
-            spec.map(|spec| Join {
-                model,
+        let joins = streams.into_iter().map(|stream| {
+            stream.spec.map(|spec| Join {
+                model: stream.model,
                 labels: LabelJoin::new(&spec),
-                stats,
+                stats: stream.stats,
                 digests: Vec::new(),
+                drift: stream.drift,
                 counted: (0, 0),
                 beside: None,
             })
@@ -168,12 +173,16 @@ fn take(joins: &mut [Option<Join>], event: Event, now: Timestamp) {
                 }
                 join.digests.push(predicted.digest);
             }
-            let joined = join.labels.predicted(predicted, now);
-            tracing::trace!(?joined, "a label was there before its prediction");
+            if let Some(joined) = join.labels.predicted(predicted, now) {
+                tracing::trace!(?joined, "a label was there before its prediction");
+                join.drift.iter().for_each(|drift| drift.joined(&joined));
+            }
         }
         Event::Label { ts, value, .. } => {
+            let drift = &join.drift;
             join.labels.label(ts, value.as_ref(), |joined| {
                 tracing::trace!(?joined, "a label came");
+                drift.iter().for_each(|drift| drift.joined(&joined));
             });
             join.tell_pairs();
         }

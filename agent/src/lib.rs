@@ -17,6 +17,7 @@
 
 pub mod cli;
 pub mod config;
+mod drift;
 mod filter;
 mod ingest;
 mod labels;

@@ -14,6 +14,7 @@ use lamppost_models::{ModelName, Reported, Status, StreamName, Timestamp, Topic,
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::drift::Drift;
 use crate::labels::{Labels, Qualities};
 use crate::scorer::Facts;
 use crate::slots::Lapses;
@@ -32,6 +33,7 @@ pub(crate) struct StreamRow {
     pub(crate) local: bool,
     /// After how long without a reading it is stale.
     pub(crate) stale_after: Option<Duration>,
+    pub(crate) drift: Option<Drift>,
 }
 
 /// A model as the report sees it.
@@ -251,6 +253,7 @@ impl StreamRow {
             last_reading: self.stats.last_reading(),
             stale_since: None,
             local: self.local,
+            drift: self.drift.as_ref().and_then(Drift::reported),
             counters: self.stats.snapshot(),
         }
     }

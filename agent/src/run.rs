@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Origin, Stream};
+use crate::drift::{self, Drift};
 use crate::ingest::{Ingest, Intake, Job, LabelIntake};
 use crate::labels::{Labelled, Labels};
 use crate::outbox::{Outbox, OutboxError};
@@ -161,6 +162,7 @@ struct Parts {
     report_stop: CancellationToken,
     reporter: JoinHandle<()>,
     labels: JoinHandle<()>,
+    drift: drift::Keeper,
     slots: Slots,
     trust: TrustKeeper,
 }
@@ -184,6 +186,7 @@ impl Parts {
             identity,
             stats: config.streams.iter().map(|_| Arc::default()).collect(),
             facts: config.models.iter().map(|_| Arc::default()).collect(),
+            drifts: open_drifts(config).await?,
         };
         let (intake_stop, report_stop) = (CancellationToken::new(), CancellationToken::new());
         let (link, receiver) = broker.link("agent")?.split();
@@ -192,6 +195,7 @@ impl Parts {
         let believed = trust.believed.clone();
         let (labels, labels_task) = Labels::start(shared.labelled());
         let labels_task = tokio::spawn(labels_task);
+        let drift = drift::Keeper::start(shared.drifts.iter().flatten().cloned().collect());
         let slots = slots::Config::of(config, believed.clone());
         let slots = Slots::start(slots, labels.clone()).await?;
         let (documents, documents_watch) = watch::channel(Documents::default());
@@ -216,6 +220,7 @@ impl Parts {
             report_stop,
             reporter,
             labels: labels_task,
+            drift,
             slots,
             trust,
         })
@@ -259,6 +264,7 @@ impl Parts {
         self.slots.stop().await;
         self.trust.stop().await;
         join("labels", self.labels).await;
+        self.drift.stop().await;
     }
 }
 
@@ -278,6 +284,7 @@ struct Shared<'a> {
     identity: Identity,
     stats: Vec<Arc<StreamStats>>,
     facts: Vec<Arc<Facts>>,
+    drifts: Vec<Option<Drift>>,
 }
 
 /// The uplink's task and where predictions go, where there is a coordinator; and what is seen of it.
@@ -368,10 +375,12 @@ impl Shared<'_> {
     fn labelled(&self) -> Vec<Labelled> {
         let streams = self.config.streams.iter().zip(&self.stats);
         streams
-            .map(|(stream, stats)| Labelled {
+            .zip(&self.drifts)
+            .map(|((stream, stats), drift)| Labelled {
                 model: self.model_of(stream).name.clone(),
                 spec: stream.label.as_ref().map(|label| label.spec.clone()),
                 stats: Arc::clone(stats),
+                drift: drift.clone(),
             })
             .collect()
     }
@@ -393,12 +402,14 @@ impl Shared<'_> {
             .streams
             .iter()
             .zip(&self.stats)
-            .map(|(stream, stats)| Scored {
+            .zip(&self.drifts)
+            .map(|((stream, stats), drift)| Scored {
                 name: stream.name.clone(),
                 model: stream.model,
                 labelled: stream.label.is_some(),
                 flat: stream.flat.is_some(),
                 stats: Arc::clone(stats),
+                drift: drift.clone(),
             });
         let (out, predictions) = mpsc::channel(MADE_BATCHES_MAX);
         let (models, streams) = (models.collect(), streams.collect());
@@ -450,12 +461,14 @@ impl Shared<'_> {
             .streams
             .iter()
             .zip(&self.stats)
-            .map(|(stream, stats)| StreamRow {
+            .zip(&self.drifts)
+            .map(|((stream, stats), drift)| StreamRow {
                 name: stream.name.clone(),
                 model: self.model_of(stream).name.clone(),
                 stats: Arc::clone(stats),
                 local: !stream.live,
                 stale_after: stream.stale_after,
+                drift: drift.clone(),
             });
         let models = self.facts.iter().enumerate();
         Reporter {
@@ -525,6 +538,24 @@ impl Shared<'_> {
         // The configuration was checked: each stream's model is there.
         &self.config.models[stream.model]
     }
+}
+
+/// Reads what earlier runs saw of drift.
+async fn open_drifts(config: &Config) -> Result<Vec<Option<Drift>>, RunError> {
+    let dir = config.data_dir.join("drift");
+    let streams = config.streams.iter();
+    let wanted: Vec<_> = streams
+        .map(|stream| (stream.name.clone(), stream.drift))
+        .collect();
+    let open = move || {
+        let wanted = wanted.into_iter();
+        let open = |(stream, spec): (_, Option<_>)| Some(Drift::open(&dir, &stream, spec?));
+        wanted.map(open).collect()
+    };
+    let opened = tokio::task::spawn_blocking(open).await;
+    opened.map_err(|_| RunError::Ended {
+        part: "the opening of the drift monitors",
+    })
 }
 
 fn intake((stream, stats): (&Stream, &Arc<StreamStats>)) -> Intake {

@@ -17,6 +17,7 @@ use lamppost_models::{BootId, Digest, StreamName, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::drift::Drift;
 use crate::ingest::Job;
 use crate::labels::Labels;
 use crate::publish::Prediction;
@@ -103,6 +104,8 @@ pub(crate) struct Scored {
     pub(crate) labelled: bool,
     /// Whether a flat topic takes the bare value.
     pub(crate) flat: bool,
+    /// What its windows are told to.
+    pub(crate) drift: Option<Drift>,
     pub(crate) stats: Arc<StreamStats>,
 }
 

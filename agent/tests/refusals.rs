@@ -79,6 +79,23 @@ fn a_table_that_cannot_be_names_key_value_and_mend() {
 }
 
 #[test]
+fn drift_that_cannot_be_looked_for_names_key_value_and_mend() {
+    let cases: [(&str, &[&str]); 5] = [
+        (
+            "reference = 3",
+            &["drift.reference is 3", "4 to 64 periods"],
+        ),
+        ("reference = 65", &["drift.reference is 65"]),
+        ("recent = 15", &["drift.recent is 15", "1 to 14 periods"]),
+        ("period = \"10ms\"", &["drift.period is 10ms", "1s"]),
+        ("periods = \"1d\"", &["periods", "period"]),
+    ];
+    for (key, wanted) in cases {
+        refused(&[(&format!("{GOOD}\n[stream.drift]\n{key}"), wanted)]);
+    }
+}
+
+#[test]
 fn a_coordinator_that_cannot_be_names_key_value_and_mend() {
     let good =
         format!("[coordinator]\nmqtt = \"mqtt://h:1\"\nhttp = \"http://h\"\nkeys = []\n{GOOD}");

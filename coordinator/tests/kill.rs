@@ -148,6 +148,7 @@ async fn report(node: &Node, used: u64) {
         last_reading: None,
         stale_since: None,
         local: false,
+        drift: None,
         counters: StreamCounters {
             predictions: used,
             ..StreamCounters::default()

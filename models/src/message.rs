@@ -7,7 +7,9 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::id::{BootId, ConsentRef, Epoch, GroupId, ModelName, PredictionId, StreamName};
+use crate::id::{
+    BootId, ConsentRef, Epoch, FieldName, GroupId, ModelName, PredictionId, StreamName,
+};
 use crate::ledger::{Class, Waiting};
 use crate::reading::Reading;
 use crate::release::Sequence;
@@ -396,9 +398,68 @@ pub struct ReportedStream {
     /// Whether its predictions stay on the node: the ledger waits for none of them.
     #[serde(default, skip_serializing_if = "is_false")]
     pub local: bool,
+    /// Whether its readings and errors are still those that the active version met at first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<ReportedDrift>,
     /// What happened, each from 0.
     #[serde(flatten)]
     pub counters: StreamCounters,
+}
+
+/// A stream's drift, as seen from the version that runs. Periods and times are those of events.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReportedDrift {
+    /// The bundle that runs; another one begins anew.
+    pub digest: Digest,
+    /// Event time of its first window.
+    pub since: Timestamp,
+    /// Windows that it scored since.
+    pub windows: u64,
+    /// Periods that are over since.
+    pub periods: u64,
+    /// So many of these, the first ones, are the reference.
+    pub reference: u64,
+    /// Fields that the model reads, the one that is farthest above its limit first, at most 8. None until there are recent
+    /// periods to hold against the reference.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<ReportedShift>,
+    /// The error, where labels come, once its reference is complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ReportedErrorDrift>,
+    /// Since when there is drift; missing while there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drifted_at: Option<Timestamp>,
+    /// What has drifted, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub what: Option<String>,
+}
+
+/// How far the distribution of a field has moved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReportedShift {
+    /// The field.
+    pub field: FieldName,
+    /// Population stability index of the recent periods against the reference.
+    pub psi: f64,
+    /// What chance does not reach.
+    pub limit: f64,
+    /// Whether it was above the limit for long enough.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub drifts: bool,
+}
+
+/// How far the error has grown: the mean absolute error in the prediction's unit, or the share of wrong labels.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReportedErrorDrift {
+    /// In the reference.
+    pub before: f64,
+    /// In the recent periods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<f64>,
+    /// The detector's sum.
+    pub cusum: f64,
+    /// From which sum on there is drift.
+    pub limit: f64,
 }
 
 /// What happened to the messages of a stream.

@@ -29,7 +29,7 @@ use serde_json::Value;
 type Check = fn(&str);
 
 /// Every file, with the type that reads it.
-const FILES: [(&str, Check); 31] = [
+const FILES: [(&str, Check); 32] = [
     ("ack.json", holds::<Ack>),
     ("event-batch.json", holds::<EventBatch>),
     ("golden.json", holds::<Golden>),
@@ -48,6 +48,7 @@ const FILES: [(&str, Check); 31] = [
     ("release-envelope-two.json", holds::<Envelope>),
     ("release-candidate.json", holds::<Release>),
     ("release.json", holds::<Release>),
+    ("reported-drift.json", holds::<Reported>),
     ("reported-ledger.json", holds::<Reported>),
     ("reported-trial.json", holds::<Reported>),
     ("reported.json", holds::<Reported>),

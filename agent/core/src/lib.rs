@@ -6,6 +6,7 @@
 //! - [`decode`]: the bytes of a sensor message become a reading, or an error that names what is wrong;
 //! - [`window`]: readings in whatever order they come become windows in the order of their event times;
 //! - [`label`]: predictions wait for what came true, and each version's error is summed up;
+//! - [`drift`]: whether readings and errors are still those that a version met at first;
 //! - [`outbox`]: what waits for the link, what is sent next, what is given up when there is no room;
 //! - [`pace`]: how fast, and how much in a day, history may go up;
 //! - [`latency`]: quantiles of inference times in bounded memory;
@@ -14,6 +15,7 @@
 //! - [`slot`]: releases come in, bundles are fetched, tried and activated, and a good model keeps running.
 
 pub mod decode;
+pub mod drift;
 pub mod fresh;
 pub mod keyring;
 pub mod label;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lamppost_agent_core::decode::SourceSpec;
+use lamppost_agent_core::drift::DriftSpec;
 use lamppost_agent_core::label::LabelSpec;
 use lamppost_agent_core::span;
 use lamppost_agent_core::window::WindowSpec;
@@ -320,6 +321,8 @@ pub(super) struct RawStream {
     pub(super) stale_after: Patience,
     #[serde(default)]
     pub(super) publish: RawStreamPublish,
+    #[serde(default)]
+    pub(super) drift: RawDrift,
 }
 
 /// `publish` of a stream.
@@ -335,6 +338,30 @@ impl Default for RawStreamPublish {
         Self {
             live: true,
             flat: None,
+        }
+    }
+}
+
+/// `drift` of a stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawDrift {
+    pub(super) period: Patience,
+    pub(super) reference: usize,
+    pub(super) recent: usize,
+}
+
+impl Default for RawDrift {
+    fn default() -> Self {
+        let DriftSpec {
+            period,
+            reference,
+            recent,
+        } = DriftSpec::default();
+        Self {
+            period: Patience(Some(period)),
+            reference,
+            recent,
         }
     }
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lamppost_agent_core::decode::{DecodeLimits, Decoder, SourceSpec};
+use lamppost_agent_core::drift::{DriftSpec, PERIODS_MAX};
 use lamppost_agent_core::label::{LabelFrom, LabelSpec};
 use lamppost_models::{FieldName, StreamName, TopicRoot};
 
-use super::raw::{RawModel, RawStream};
+use super::raw::{RawDrift, RawModel, RawStream};
 use super::{
     ConfigError, Label, Model, Origin, Outcome, STREAMS_MAX, Stream, refuse, span, within,
 };
@@ -118,6 +119,7 @@ fn stream(
         span(&key("stale_after"), patience, least, most)?;
     }
     Ok(Stream {
+        drift: drift(&raw.name, &raw.drift)?,
         stale_after,
         filter: raw.source.topic,
         decoder,
@@ -128,6 +130,23 @@ fn stream(
         flat: raw.publish.flat,
         name: raw.name,
     })
+}
+
+fn drift(stream: &StreamName, raw: &RawDrift) -> Outcome<Option<DriftSpec>> {
+    let Some(period) = raw.period.0 else {
+        return Ok(None);
+    };
+    let key = |part: &str| format!("stream {stream}: drift.{part}");
+    let (least, most) = (Duration::from_secs(1), Duration::from_hours(366 * 24));
+    span(&key("period"), period, least, most)?;
+    let (reference, recent) = (raw.reference, raw.recent);
+    within(&key("reference"), "periods", reference, 4, PERIODS_MAX)?;
+    within(&key("recent"), "periods", recent, 1, reference / 2)?;
+    Ok(Some(DriftSpec {
+        period,
+        reference,
+        recent,
+    }))
 }
 
 fn label(

@@ -271,7 +271,8 @@ impl State {
     ) -> Option<Ran> {
         let stream = self.streams.get_mut(job.stream)?;
         let running = self.models.get(stream.scored.model)?;
-        let ts = job.window().last()?.ts;
+        let newest = job.window().last()?;
+        let ts = newest.ts;
         let digest = active.session.engine().digest();
         if !active.proven {
             active.proven = true;
@@ -279,6 +280,9 @@ impl State {
         }
         active.made += 1;
         active.last = ts;
+        if let Some(drift) = &stream.scored.drift {
+            drift.scored(active.session.engine(), newest);
+        }
         let id = PredictionId {
             boot: self.boot,
             number: self.next_number,

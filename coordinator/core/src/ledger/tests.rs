@@ -119,6 +119,7 @@ pub(super) fn report(boot: u64, used: &[u64], waiting: &[Held], events: u64) -> 
         last_reading: None,
         stale_since: None,
         local: false,
+        drift: None,
         counters: StreamCounters {
             predictions: *used,
             ..StreamCounters::default()

@@ -2,8 +2,8 @@
 
 use lamppost_coordinator_core::{Presence, Shelf};
 use lamppost_models::message::{
-    ActiveSlot, CandidateSlot, ReportedBudget, ReportedLane, ReportedModel, ReportedOutbox,
-    TrialState,
+    ActiveSlot, CandidateSlot, ReportedBudget, ReportedDrift, ReportedLane, ReportedModel,
+    ReportedOutbox, TrialState,
 };
 use lamppost_models::{Reported, Timestamp};
 
@@ -180,7 +180,36 @@ fn report(reported: &Reported, now: Timestamp) -> Vec<String> {
         Some(format!("stream {name} is stale: no reading for {silent}"))
     });
     parts.extend(stale);
+    let drift = reported.streams.iter().filter_map(|stream| {
+        let words = drift(stream.drift.as_ref()?);
+        Some(format!("stream {}: {words}", stream.name))
+    });
+    parts.extend(drift);
     parts
+}
+
+/// What a node says of a stream's drift. Its times are those of readings, not of now.
+fn drift(drift: &ReportedDrift) -> String {
+    if let Some(at) = drift.drifted_at {
+        let what = drift.what.as_deref().unwrap_or("it does not say of what");
+        return format!("drifts since {at}: {}", clean(what));
+    }
+    let (periods, reference) = (drift.periods, drift.reference);
+    let mut words = if periods < reference {
+        vec![format!("{periods} of {reference} periods to compare with")]
+    } else {
+        vec!["no drift".to_owned()]
+    };
+    words.extend(drift.features.first().map(|worst| {
+        let (field, psi, limit) = (&worst.field, worst.psi, worst.limit);
+        format!("{field} has PSI {psi:.2}, limit {limit:.2}")
+    }));
+    if let Some(error) = drift.error
+        && let Some(now) = error.now
+    {
+        words.push(format!("error {:.4} at first, {now:.4} now", error.before));
+    }
+    words.join("; ")
 }
 
 /// What each class of records takes of its room.

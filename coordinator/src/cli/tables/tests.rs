@@ -4,8 +4,9 @@ use lamppost_coordinator_core::rollout::{Cause, Rollout, Target};
 use lamppost_coordinator_core::{Account, Presence, Shelf, Tally};
 use lamppost_models::ledger::Class;
 use lamppost_models::message::{
-    ActiveSlot, CandidateSlot, NodeState, ReportedBudget, ReportedLane, ReportedModel,
-    ReportedOutbox, ReportedStream, StreamCounters, TrialState, Verdict,
+    ActiveSlot, CandidateSlot, NodeState, ReportedBudget, ReportedDrift, ReportedErrorDrift,
+    ReportedLane, ReportedModel, ReportedOutbox, ReportedShift, ReportedStream, StreamCounters,
+    TrialState, Verdict,
 };
 use lamppost_models::release::{BundleRef, Sequence};
 use lamppost_models::{BootId, NodePath, Reported, Status, V1};
@@ -196,6 +197,7 @@ fn node_view(node: &str, presence: Presence) -> NodeView {
         last_reading: None,
         stale_since: Some(at(-900)),
         local: false,
+        drift: Some(drift()),
         counters,
     };
     let outbox = ReportedOutbox {
@@ -229,6 +231,30 @@ fn node_view(node: &str, presence: Presence) -> NodeView {
             outbox,
         }),
         stored: None,
+    }
+}
+
+fn drift() -> ReportedDrift {
+    ReportedDrift {
+        digest: Digest::of(b"a"),
+        since: at(-5_000_000),
+        windows: 1_200,
+        periods: 45,
+        reference: 28,
+        features: vec![ReportedShift {
+            field: "volume".parse().unwrap(),
+            psi: 1.25,
+            limit: 0.25,
+            drifts: true,
+        }],
+        error: Some(ReportedErrorDrift {
+            before: 168.75,
+            now: Some(320.5),
+            cusum: 3.0,
+            limit: 8.0,
+        }),
+        drifted_at: Some(at(-86_400)),
+        what: Some("volume is not distributed as at first: PSI 1.25, limit 0.25".to_owned()),
     }
 }
 
@@ -305,6 +331,17 @@ fn nodes_in_a_list_and_alone() {
         "a node's words must not move the cursor"
     );
     insta::assert_snapshot!(node);
+    let mut calm = node_view("gw-1", Presence::Up);
+    if let Some(drift) = calm
+        .reported
+        .as_mut()
+        .and_then(|reported| reported.streams[0].drift.as_mut())
+    {
+        (drift.drifted_at, drift.what) = (None, None);
+    }
+    let calm = super::node(&calm, at(0));
+    let line = "stream i94: no drift; volume has PSI 1.25, limit 0.25; error 168.7500 at first, 320.5000 now";
+    assert!(calm.contains(line), "{calm}");
 }
 
 fn ledger_view(node: &str, account: Account) -> LedgerView {

@@ -55,6 +55,7 @@ fn report(boot: u64, used: u64, waiting: &[(u64, u64)]) -> Incoming {
         last_reading: None,
         stale_since: Some(at(0)),
         local: false,
+        drift: None,
         counters: StreamCounters {
             predictions: used,
             ..StreamCounters::default()
