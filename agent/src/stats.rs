@@ -103,6 +103,7 @@ impl StreamStats {
             predictions: self.predictions.get(),
             labels: self.labels.get(),
             unlabelled: self.unlabelled.get(),
+            ..StreamCounters::default()
         }
     }
 }

@@ -19,8 +19,12 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 mod position;
+mod samples;
 
 pub use position::{ParsePositionError, Position};
+pub use samples::{
+    Forgotten, LabelBy, Labelled, RefusedLine, SampleLabel, SampleSummary, StoredSample,
+};
 
 /// The header that says who asks, for the audit log: `user@host`, say.
 pub const BY_HEADER: &str = "lamppost-by";

@@ -21,7 +21,7 @@ use crate::state::{Counters, Incoming, NodeAck, Settings, State};
 const CALLS_MAX: usize = 64;
 /// Messages of a round: with 250 bytes each and 10 ms a commit, some 25,000 predictions a second.
 const ROUND_MESSAGES_MAX: usize = 256;
-/// Bytes of a round: a quarter of what the store takes in one commit, so that marks and inventory fit too.
+/// Bytes of a round, unpacked: a quarter of what the store takes in one commit, so that marks and inventory fit too.
 const ROUND_BYTES_MAX: usize = 1 << 20;
 /// How long a round waits for more messages: an acknowledgement comes at most that much later, and a slow trickle costs
 /// at most 20 commits a second.
@@ -154,8 +154,9 @@ impl Owner {
 
     fn collect(&mut self, message: Message) {
         let Message { topic, payload, .. } = message;
-        self.round_bytes += topic.len() + payload.len();
-        self.round.push(Incoming { topic, payload });
+        let message = Incoming { topic, payload };
+        self.round_bytes += message.unpacked_bytes();
+        self.round.push(message);
         self.round_ends
             .get_or_insert_with(|| Instant::now() + ROUND_TIME);
     }
@@ -191,11 +192,7 @@ impl Owner {
     /// Drops the first messages of the round, which are done.
     fn taken(&mut self, messages: usize) {
         self.round.drain(..messages.min(self.round.len()));
-        self.round_bytes = self
-            .round
-            .iter()
-            .map(|message| message.topic.len() + message.payload.len())
-            .sum();
+        self.round_bytes = self.round.iter().map(Incoming::unpacked_bytes).sum();
         if self.round.is_empty() {
             self.singly = false;
         } else {

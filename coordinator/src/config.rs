@@ -31,6 +31,8 @@ pub struct Config {
     pub inventory: InventoryLimits,
     /// The stored predictions.
     pub predictions: PredictionLimits,
+    /// The stored samples.
+    pub samples: SampleLimits,
     /// How long a signed release is valid.
     pub release_lifetime: Duration,
     /// Files of the secret keys that sign releases; without any, the data directory's own.
@@ -130,6 +132,15 @@ pub struct PredictionLimits {
     pub node_bytes_max: u64,
 }
 
+/// The stored samples, of all nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SampleLimits {
+    /// Most bytes.
+    pub cap_bytes: u64,
+    /// How long one is kept.
+    pub age: Duration,
+}
+
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -183,6 +194,10 @@ impl Default for Config {
             predictions: PredictionLimits {
                 node_records_max: 100_000,
                 node_bytes_max: 64 << 20,
+            },
+            samples: SampleLimits {
+                cap_bytes: 4_000_000_000,
+                age: Duration::from_hours(24 * 365),
             },
             release_lifetime: Duration::from_hours(30 * 24),
             release_signers: Vec::new(),
@@ -301,6 +316,21 @@ impl Config {
                 key: "inventory.stale_after",
                 value,
                 mend: "choose 1s to 30d",
+            });
+        }
+        let SampleLimits { cap_bytes, age } = self.samples;
+        within(
+            "samples.cap",
+            cap_bytes,
+            1 << 20..=1 << 40,
+            "choose 1MiB to 1024GiB",
+        )?;
+        if age < Duration::from_hours(1) || age > Duration::from_hours(24 * 36_500) {
+            let value = humantime::format_duration(age).to_string();
+            return Err(ConfigError::Value {
+                key: "samples.age",
+                value,
+                mend: "choose 1h to 36500d",
             });
         }
         let PredictionLimits {

@@ -43,6 +43,10 @@ impl Driver {
         let looked = self.centre.call(move |state| {
             let now = now();
             let released = state.look(&downloads, now);
+            if let Err(error) = state.trim_samples(now) {
+                let error = crate::error::chain(&error);
+                tracing::warn!(error, "old samples cannot be deleted; it is tried again");
+            }
             (released, state.save_given(&downloads, now))
         });
         match looked.await {

@@ -6,7 +6,7 @@
 //! - `bus` is the way to the nodes: the embedded broker with its rules, or an external one;
 //! - `http` answers the API, whose words are in [`api`]; `artifacts` holds bundles by digest, `preflight` checks them with
 //!   the engine of the nodes before they enter the registry;
-//! - `centre` is the one owner of the `state`: inventory, models, rollouts, and what nodes delivered. It takes messages
+//! - `centre` is the one owner of the `state`: inventory, models, rollouts, and what nodes delivered, predictions and samples. It takes messages
 //!   in rounds: one commit, then the acknowledgements;
 //! - `driver` looks at rollouts and has them go on, `downloads` bounds what goes out to nodes;
 //! - `releases` signs with `key` what each group should run, and keeps it on the update topics; `trust` tells nodes which

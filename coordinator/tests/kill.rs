@@ -12,17 +12,19 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use lamppost_coordinator::api::{LedgerView, StoredPredictions};
+use lamppost_coordinator::api::{LedgerView, StoredPredictions, StoredSample};
 use lamppost_models::ledger::{Class, EventBatch, LedgerEvent, LedgerEventKind, LossReason, Lost};
-use lamppost_models::message::{ReportedLane, ReportedOutbox, ReportedStream, StreamCounters};
+use lamppost_models::message::{
+    ReportedLane, ReportedOutbox, ReportedStream, SampleBatch, StreamCounters,
+};
 use lamppost_models::{Ack, Prediction, PredictionBatch, Reported, V1};
 use rumqttc::v5::mqttbytes::QoS;
 use support::server::Server;
-use support::{Heard, Node, ROOT, epoch, now, path, prediction};
+use support::{Heard, Node, ROOT, epoch, now, path, prediction, sample};
 
 /// Lives of the coordinator that end by SIGKILL.
 const KILLS: u64 = 12;
-/// What a life adds: records sent live, batches, records in each, and one record that the node gives up.
+/// What a life adds: records sent live, batches, records in each, as many samples, and one record that the node gives up.
 const LIVE: u64 = 30;
 const BATCHES: u64 = 5;
 const BATCH: u64 = 4;
@@ -34,6 +36,7 @@ struct Outbox {
     live: BTreeSet<u64>,
     batches: BTreeMap<u64, (String, Vec<u8>)>,
     next_batch: u64,
+    next_sample: u64,
     lost: u64,
 }
 
@@ -63,6 +66,16 @@ impl Outbox {
                 payload = zstd::bulk::compress(&payload, 3).unwrap();
             }
             self.keep("pred-hist/i94", payload);
+            let samples = self.next_sample..self.next_sample + BATCH;
+            self.next_sample += BATCH;
+            let batch = SampleBatch {
+                v: V1,
+                epoch: epoch(),
+                number: self.next_batch,
+                stream: "i94".parse().unwrap(),
+                records: samples.map(|seq| sample(node.boot, seq)).collect(),
+            };
+            self.keep("sample/i94", serde_json::to_vec(&batch).unwrap());
         }
         let lost = Lost {
             class: Class::Prediction,
@@ -141,7 +154,7 @@ impl Outbox {
 }
 
 /// Says that the node used so many numbers, and holds nothing.
-async fn report(node: &Node, used: u64) {
+async fn report(node: &Node, used: u64, samples: u64) {
     let stream = ReportedStream {
         name: "i94".parse().unwrap(),
         model: "traffic-flow".parse().unwrap(),
@@ -151,6 +164,7 @@ async fn report(node: &Node, used: u64) {
         drift: None,
         counters: StreamCounters {
             predictions: used,
+            samples,
             ..StreamCounters::default()
         },
     };
@@ -216,12 +230,18 @@ async fn killed_at_random_points_it_stores_once_what_it_acknowledged() {
     let rows = found.predictions.iter();
     let mut numbers: Vec<u64> = rows.map(|row| row.prediction.seq).collect();
     numbers.sort_unstable();
+    let file = dir.path().join("samples.ndjson");
+    server.good(&["samples", "export", "-o", file.to_str().unwrap()]);
+    let text = std::fs::read_to_string(file).unwrap();
+    let rows = text.lines().map(serde_json::from_str::<StoredSample>);
+    let samples: Vec<u64> = rows.map(|row| row.unwrap().id.seq).collect();
+    assert_eq!(samples, (0..outbox.next_sample).collect::<Vec<_>>());
     // The last number of each life was given up.
     let a_life = LIVE + BATCHES * BATCH + 1;
     let made = (0..outbox.next).filter(|number| number % a_life != a_life - 1);
     assert_eq!(numbers, made.collect::<Vec<_>>());
 
-    report(&node, outbox.next).await;
+    report(&node, outbox.next, outbox.next_sample).await;
     let (code, view) = ledger(&server, outbox.next).await;
     let tally = view.account.streams[0].tally;
     assert_eq!((code, view.path), (Some(0), path("gw-1")));
@@ -235,10 +255,23 @@ async fn killed_at_random_points_it_stores_once_what_it_acknowledged() {
         (outbox.next - KILLS, KILLS, 0, 0)
     );
 
-    // A number that the node used and does not account for.
-    report(&node, outbox.next + 1).await;
+    let samples = &view.account.streams[1];
+    assert_eq!(samples.class, Class::Sample);
+    let whole = outbox.next_sample;
+    assert_eq!(
+        (samples.tally.produced, samples.tally.delivered),
+        (whole, whole)
+    );
+
+    // Numbers that the node used and does not account for.
+    report(&node, outbox.next + 1, outbox.next_sample + 2).await;
     let (code, view) = ledger(&server, outbox.next + 1).await;
-    assert_eq!((code, view.account.missing.len()), (Some(7), 1));
+    assert_eq!((code, view.account.missing.len()), (Some(7), 2));
+    let samples = &view.account.missing[1];
+    assert_eq!(
+        (samples.class, samples.from, samples.to),
+        (Class::Sample, outbox.next_sample, outbox.next_sample + 1)
+    );
     let output = server.run(&["ledger", "--since", "1h", "--stream", "i94"]);
     let text = String::from_utf8(output.stdout).unwrap();
     let wanted = format!("numbers {0} to {0} (1)", outbox.next);

@@ -488,6 +488,9 @@ pub struct StreamCounters {
     pub labels: u64,
     /// Predictions whose label did not come in time.
     pub unlabelled: u64,
+    /// Samples kept for training, which is the `seq` of the next one.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub samples: u64,
 }
 
 /// What waits for the link, and what was lost waiting.
@@ -563,6 +566,14 @@ pub struct ReportedBudget {
 )]
 const fn is_false(flag: &bool) -> bool {
     !*flag
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Batches that will never come.

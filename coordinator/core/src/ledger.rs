@@ -1,7 +1,7 @@
 //! What became of every record of a node: delivered, told as lost, still held, or missing.
 //!
 //! A node sends a record until it is acknowledged, so that the coordinator sees some twice. The ledger knows every
-//! prediction by (boot, stream, seq) and every batch by (epoch, number). What a node cannot deliver it tells by number in
+//! prediction and every sample by (boot, stream, seq) and every batch by (epoch, number). What a node cannot deliver it tells by number in
 //! ledger events, and its reports say how many numbers it used and which it still holds: what is none of these is
 //! **missing**. Changes are handed out as marks, to be committed together with the records that caused them: a crash
 //! between the two is then impossible.
@@ -35,7 +35,7 @@ pub const RUNS_MAX: usize = 64;
 /// Boots that stay known by number although they are done with: a broker may hold back a message that was acknowledged
 /// over another way, and that must be recognised.
 pub const SETTLED_KEPT: usize = 8;
-/// Most streams and classes in one boot: twice what an agent may have configured.
+/// Most streams and classes in one boot: predictions and samples of as many streams as an agent may have configured.
 pub const STREAMS_MAX: usize = 128;
 /// Most streams over all boots of a node; some 200 bytes each, and up to 6 KiB after heavy losses.
 pub const STREAMS_IN_ALL_MAX: usize = 1_024;
@@ -160,23 +160,13 @@ impl NodeLedger {
         let Prediction {
             id, seq, stream, ..
         } = prediction;
-        check_seq(*seq)?;
         let key = (Class::Prediction, stream.clone());
-        if let Some(open) = self.folded(id.boot) {
-            return Ok(self.see_folded(key, open));
-        }
         let known_early = self
             .boots
             .get(&id.boot)
             .and_then(|boot| boot.early.as_ref())
             .is_some_and(|early| early.contains(id.number));
-        let (seen, given_up) = self.stream(id.boot, &key)?.see(*seq);
-        self.forgotten += u64::from(given_up);
-        self.changed
-            .insert(Mark::Stream(id.boot, key.0, key.1.clone()));
-        if seen == Seen::New {
-            self.touch(id.boot, now);
-        }
+        let seen = self.see(id.boot, &key, *seq, now)?;
         // The earlier form knew the record, and now its place in the stream is known too.
         if known_early && seen == Seen::New {
             self.stream(id.boot, &key)?.duplicates += 1;
@@ -185,10 +175,44 @@ impl NodeLedger {
         Ok(seen)
     }
 
-    /// Notes that a prediction came again within a batch that came again.
-    pub fn see_again(&mut self, prediction: &Prediction) {
-        let boot = prediction.id.boot;
-        let key = (Class::Prediction, prediction.stream.clone());
+    /// Notes a sample.
+    ///
+    /// # Errors
+    /// As [`NodeLedger::see_prediction`].
+    pub fn see_sample(
+        &mut self,
+        stream: &StreamName,
+        boot: BootId,
+        seq: u64,
+        now: Timestamp,
+    ) -> Result<Seen, LedgerError> {
+        self.see(boot, &(Class::Sample, stream.clone()), seq, now)
+    }
+
+    fn see(
+        &mut self,
+        boot: BootId,
+        key: &Key,
+        seq: u64,
+        now: Timestamp,
+    ) -> Result<Seen, LedgerError> {
+        check_seq(seq)?;
+        if let Some(open) = self.folded(boot) {
+            return Ok(self.see_folded(key.clone(), open));
+        }
+        let (seen, given_up) = self.stream(boot, key)?.see(seq);
+        self.forgotten += u64::from(given_up);
+        self.changed
+            .insert(Mark::Stream(boot, key.0, key.1.clone()));
+        if seen == Seen::New {
+            self.touch(boot, now);
+        }
+        Ok(seen)
+    }
+
+    /// Notes that a record came again within a batch that came again.
+    pub fn see_again(&mut self, class: Class, stream: &StreamName, boot: BootId) {
+        let key = (class, stream.clone());
         let known = self.boots.get_mut(&boot);
         if let Some(stream) = known.and_then(|boot| boot.streams.get_mut(&key)) {
             stream.duplicates += 1;
@@ -274,12 +298,20 @@ impl NodeLedger {
         if self.folded(report.boot).is_some() {
             return;
         }
-        for row in &report.streams {
-            let used = row.counters.predictions;
-            let key = (Class::Prediction, row.name.clone());
-            if row.local || used == 0 || used > SEQ_MAX {
+        let used = report.streams.iter().flat_map(|row| {
+            let counters = row.counters;
+            // Local predictions never come; samples of such a stream do.
+            let predictions = if row.local { 0 } else { counters.predictions };
+            [
+                (Class::Prediction, &row.name, predictions),
+                (Class::Sample, &row.name, counters.samples),
+            ]
+        });
+        for (class, name, used) in used {
+            if used == 0 || used > SEQ_MAX {
                 continue;
             }
+            let key = (class, name.clone());
             let Ok(stream) = self.stream(report.boot, &key) else {
                 continue;
             };

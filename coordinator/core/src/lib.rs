@@ -6,6 +6,7 @@
 //! - [`interval`]: sets of numbers as ranges, the memory of what arrived;
 //! - [`ledger`]: what became of each record of a node: stored once however often it is sent, told as lost, held, or missing;
 //! - [`shelf`]: how many predictions of a node are kept, and which go when there are too many;
+//! - [`samples`]: which samples are kept, and where those are that a question is about;
 //! - [`inventory`]: what each node last said, and whether it can still be believed;
 //! - [`rollout`]: which version of a model a group runs, with its history; and how a candidate spreads, wave by wave:
 //!   [`rollout::policy`] says how, [`rollout::plan`] what would happen, [`rollout::campaign`] what happens next and why,
@@ -19,6 +20,7 @@ pub mod learning;
 pub mod ledger;
 pub mod progress;
 pub mod rollout;
+pub mod samples;
 pub mod shelf;
 
 pub use interval::IntervalSet;

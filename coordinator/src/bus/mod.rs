@@ -25,11 +25,12 @@ pub(crate) use tls::install_provider;
 /// broker drops what it cannot hold; nodes send again what is not acknowledged.
 const INBOX_MAX: usize = 1_024;
 /// What the coordinator listens to.
-const KINDS: [NodeTopicKind; 5] = [
+const KINDS: [NodeTopicKind; 6] = [
     NodeTopicKind::Status,
     NodeTopicKind::Reported,
     NodeTopicKind::Prediction,
     NodeTopicKind::PredictionHistory,
+    NodeTopicKind::Sample,
     NodeTopicKind::Events,
 ];
 

@@ -109,6 +109,9 @@ pub(super) enum Command {
     /// Look at stored predictions
     #[command(subcommand)]
     Prediction(Prediction),
+    /// List, label, export and forget what nodes kept for training
+    #[command(subcommand)]
+    Samples(super::samples::args::Samples),
     /// Account for every record that nodes made: delivered, lost and why, on its way, or missing
     Ledger(Ledger),
     /// Read who did what: the audit log, oldest first
@@ -415,7 +418,7 @@ pub(super) struct Watch {
     pub(super) count: Option<u64>,
 }
 
-fn node_path(text: &str) -> Result<NodePath, String> {
+pub(super) fn node_path(text: &str) -> Result<NodePath, String> {
     let (site, node) = text.split_once('/').ok_or("a node is written SITE/NODE")?;
     let site = site
         .parse()

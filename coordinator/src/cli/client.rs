@@ -14,7 +14,8 @@ use crate::api::{BY_HEADER, ErrorBody};
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// How long an answer may take; a server that is busy with commits answers within a second.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
-/// How long a push may take: the upload, and a preflight of two minutes behind another one.
+/// How long a push may take: the upload, and a preflight of two minutes behind another one. As long may it take to give or to
+/// delete samples.
 const PUSH_TIME: Duration = Duration::from_mins(15);
 /// Largest answer that is read: an inventory of 10,000 nodes.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
@@ -27,7 +28,7 @@ pub(super) struct Client {
     by: String,
 }
 
-/// Lines of an answer that does not end.
+/// Lines of an answer.
 pub(super) struct Lines {
     response: Response,
     server: String,
@@ -131,17 +132,50 @@ impl Client {
         Ok(bytes)
     }
 
+    /// Lines of JSON for a body.
+    pub(super) async fn post_lines<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        lines: Vec<u8>,
+    ) -> Result<T, Failure> {
+        let request = self.request(Method::POST, path).timeout(ANSWER_TIME);
+        let request = request.header(reqwest::header::CONTENT_TYPE, "application/x-ndjson");
+        self.answer(request.body(lines)).await
+    }
+
+    /// Deletes what is asked for in the address, however much that is.
+    pub(super) async fn delete<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<T, Failure> {
+        let request = self.request(Method::DELETE, &with_query(path, query));
+        self.answer(request.timeout(PUSH_TIME)).await
+    }
+
+    /// An answer that comes line by line and ends.
+    pub(super) async fn page(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Lines, Failure> {
+        let request = self.request(Method::GET, &with_query(path, query));
+        self.stream(request.timeout(PUSH_TIME)).await
+    }
+
     /// An answer that comes line by line and does not end.
     pub(super) async fn lines(
         &self,
         path: &str,
         query: &[(&str, String)],
     ) -> Result<Lines, Failure> {
-        let response = self
-            .send(self.request(Method::GET, &with_query(path, query)))
-            .await?;
+        self.stream(self.request(Method::GET, &with_query(path, query)))
+            .await
+    }
+
+    async fn stream(&self, request: RequestBuilder) -> Result<Lines, Failure> {
         Ok(Lines {
-            response,
+            response: self.send(request).await?,
             server: self.server.clone(),
             buffer: Vec::new(),
         })

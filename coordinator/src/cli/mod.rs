@@ -18,6 +18,7 @@ mod model;
 mod node;
 mod policy;
 mod rollout;
+mod samples;
 mod serve;
 mod tables;
 mod watch;
@@ -107,6 +108,7 @@ fn run(Args { global, command }: Args) -> Result<(), Failure> {
         Command::Rollout(rollout) => block_on(rollout::run(rollout, &global)),
         Command::Node(node) => block_on(node::run(node, &global)),
         Command::Prediction(prediction) => block_on(node::predictions(prediction, &global)),
+        Command::Samples(samples) => block_on(samples::run(samples, &global)),
         Command::Ledger(ledger) => block_on(ledger::run(ledger, &global)),
         Command::Audit(audit) => block_on(audit::run(audit, &global)),
         Command::Watch(watch) => block_on(watch::run(watch, &global)),
@@ -215,6 +217,7 @@ mod tests {
         insta::assert_snapshot!("help_rollout_start", help(&["rollout", "start"]));
         insta::assert_snapshot!("help_rollout_abort", help(&["rollout", "abort"]));
         insta::assert_snapshot!("help_audit", help(&["audit"]));
+        insta::assert_snapshot!("help_samples_export", help(&["samples", "export"]));
         insta::assert_snapshot!("help_ledger", help(&["ledger"]));
     }
 
@@ -237,6 +240,11 @@ mod tests {
             "lamppost prediction ls a/b --limit 0",
             "lamppost prediction ls a/b --before 12",
             "lamppost ledger gw-1",
+            "lamppost samples export",
+            "lamppost samples export -o f --format parquet",
+            "lamppost samples forget --policy often",
+            "lamppost samples forget --from yesterday",
+            "lamppost samples forget --site a --node a/b",
             "lamppost ledger --since yesterday",
             "lamppost train --bundle a --samples b",
             "lamppost train --bundle a --model b --push",

@@ -13,6 +13,7 @@ mod forge;
 mod ledger;
 mod nodes;
 mod rollouts;
+mod samples;
 
 pub(super) use audit::{audit, audit_check};
 pub(super) use campaigns::{plan, rollout_head, rollout_line};
@@ -20,6 +21,7 @@ pub(super) use forge::{candidates, lineage, squeezed, trained};
 pub(super) use ledger::ledger;
 pub(super) use nodes::{node, nodes};
 pub(super) use rollouts::{rollout, rollout_status, rollouts};
+pub(super) use samples::samples;
 
 fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
@@ -63,7 +65,7 @@ fn or_dash(text: Option<String>) -> String {
 }
 
 /// The serde name of a word-like enum.
-fn word(value: impl serde::Serialize) -> String {
+pub(super) fn word(value: impl serde::Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word.replace('_', " "),
         _ => String::new(),

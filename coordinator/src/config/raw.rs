@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{
     Broker, BrokerUrl, Config, Embedded, External, Http, InventoryLimits, NodeLogin,
-    PredictionLimits, ViewerLogin,
+    PredictionLimits, SampleLimits, ViewerLogin,
 };
 use crate::units::{Size, Span};
 
@@ -22,6 +22,7 @@ pub(super) struct Raw {
     broker: RawBroker,
     inventory: RawInventory,
     predictions: RawPredictions,
+    samples: RawSamples,
     releases: RawReleases,
 }
 
@@ -61,6 +62,13 @@ struct RawInventory {
 struct RawPredictions {
     node_records_max: Option<u64>,
     node_bytes_max: Option<Size>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawSamples {
+    cap: Option<Size>,
+    age: Option<Span>,
 }
 
 #[derive(Default, Deserialize)]
@@ -107,6 +115,13 @@ impl Raw {
                     .predictions
                     .node_bytes_max
                     .map_or(predictions.node_bytes_max, |size| size.0),
+            },
+            samples: SampleLimits {
+                cap_bytes: self
+                    .samples
+                    .cap
+                    .map_or(default.samples.cap_bytes, |size| size.0),
+                age: self.samples.age.map_or(default.samples.age, |span| span.0),
             },
             release_lifetime: self
                 .releases

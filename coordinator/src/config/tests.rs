@@ -19,7 +19,7 @@ fn the_shipped_file_is_the_defaults() {
 #[test]
 fn the_shipped_file_names_every_key() {
     let keys = "data_dir root listen token expose_without_token connections_max downloads_per_backhaul url ca_file anonymous_viewers \
-                clients_max nodes_max stale_after node_records_max node_bytes_max lifetime [[broker.node]] \
+                clients_max nodes_max stale_after node_records_max node_bytes_max cap age lifetime [[broker.node]] \
                 [[broker.viewer]]";
     for key in keys.split_whitespace() {
         let names = |line: &str| line.strip_prefix("#: ").unwrap_or(line).starts_with(key);
@@ -73,6 +73,8 @@ fn what_is_wrong_is_named_with_its_mend() {
         ("[[broker.viewer]]\nuser = \"a/b\"\npassword = \"x\"", "a/b"),
         ("[inventory]\nstale_after = \"soon\"", "90s"),
         ("[predictions]\nnode_bytes_max = \"7\"", "64MiB"),
+        ("[samples]\ncap = \"1KB\"", "choose 1MiB to 1024GiB"),
+        ("[samples]\nage = \"5m\"", "choose 1h to 36500d"),
         ("[releases]\nlifetime = \"1s\"", "1m to 3650d"),
     ];
     for (text, wanted) in cases {

@@ -47,6 +47,11 @@ impl ApiError {
         }
     }
 
+    /// What went wrong.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     pub(crate) fn internal(error: &dyn std::error::Error) -> Self {
         Self::of(StatusCode::INTERNAL_SERVER_ERROR, error)
     }

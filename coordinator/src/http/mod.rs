@@ -32,10 +32,12 @@ mod artifact;
 mod audit;
 mod error;
 mod ledger;
+mod metrics;
 mod models;
 mod nodes;
 mod range;
 mod rollouts;
+mod samples;
 pub(crate) mod serve;
 mod trust;
 mod watch;
@@ -110,7 +112,11 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/ledger", get(ledger::list))
         .route("/v1/ledger/{site}/{node}", get(ledger::show))
         .route("/v1/predictions", get(nodes::predictions))
+        .route("/v1/samples", get(samples::list).delete(samples::forget))
+        .route("/v1/samples/summary", get(samples::summary))
+        .route("/v1/samples/labels", post(samples::label))
         .route("/v1/watch", get(watch::watch))
+        .route("/metrics", get(metrics::metrics))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&api), authorise));
     let open = Router::new().route("/v1/artifacts/{digest}", get(artifact::artifact));
     guarded
@@ -187,12 +193,12 @@ fn json<T: Serialize>(status: StatusCode, value: &T) -> Result<Response, ApiErro
 
 /// Reads a small JSON body.
 async fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, ApiError> {
-    parse_json(&read_bytes(body).await?)
+    parse_json(&read_bytes(body, JSON_BYTES_MAX).await?)
 }
 
 /// The same, where no body is as good as an empty object.
 async fn read_json_or_default<T: DeserializeOwned + Default>(body: Body) -> Result<T, ApiError> {
-    let bytes = read_bytes(body).await?;
+    let bytes = read_bytes(body, JSON_BYTES_MAX).await?;
     if bytes.is_empty() {
         Ok(T::default())
     } else {
@@ -208,8 +214,8 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     })
 }
 
-async fn read_bytes(body: Body) -> Result<bytes::Bytes, ApiError> {
-    let read = tokio::time::timeout(JSON_TIME, axum::body::to_bytes(body, JSON_BYTES_MAX)).await;
+async fn read_bytes(body: Body, bytes_max: usize) -> Result<bytes::Bytes, ApiError> {
+    let read = tokio::time::timeout(JSON_TIME, axum::body::to_bytes(body, bytes_max)).await;
     read.map_err(|_| {
         ApiError::new(
             StatusCode::REQUEST_TIMEOUT,
@@ -217,7 +223,7 @@ async fn read_bytes(body: Body) -> Result<bytes::Bytes, ApiError> {
         )
     })?
     .map_err(|_| {
-        let text = format!("the request is cut short or over {JSON_BYTES_MAX} bytes, the limit");
+        let text = format!("the request is cut short or over {bytes_max} bytes, the limit");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text)
     })
 }

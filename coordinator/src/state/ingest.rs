@@ -10,7 +10,7 @@ use lamppost_coordinator_core::NodeEntry;
 use lamppost_coordinator_core::interval::coalesce;
 use lamppost_coordinator_core::inventory::Change;
 use lamppost_coordinator_core::ledger::{MarkChange, Seen};
-use lamppost_models::ledger::LedgerEvent;
+use lamppost_models::ledger::{Class, LedgerEvent};
 use lamppost_models::message::{BatchRange, MESSAGE_BYTES_MAX, PredictionRange};
 use lamppost_models::{
     Ack, BootId, Epoch, NodePath, Prediction, PredictionBatch, Reported, Status, StreamName,
@@ -19,11 +19,15 @@ use lamppost_models::{
 use lamppost_store::{StoreError, Write};
 
 use super::pages::split_into_pages;
+use super::samples::NewSamples;
 use super::{State, json, keys};
 
 mod parse;
+mod samples;
 
-use parse::{RawEventBatch, Refused, check, check_batch, parse, unpack};
+use parse::{RawBatch, Refused, check, check_batch, parse, unpack};
+
+pub(crate) use parse::check_label;
 
 /// Longest status or report: a hundred streams and models with 500 bytes each. It stays in memory, a pair for each node.
 const INVENTORY_BYTES_MAX: usize = 64 * 1024;
@@ -37,6 +41,13 @@ const REFUSALS_LOGGED: u64 = 100;
 pub(crate) struct Incoming {
     pub(crate) topic: String,
     pub(crate) payload: Bytes,
+}
+
+impl Incoming {
+    /// Bytes of topic and payload once they are unpacked, as far as the payload says so.
+    pub(crate) fn unpacked_bytes(&self) -> usize {
+        self.topic.len() + parse::unpacked_bytes(&self.payload)
+    }
 }
 
 /// An acknowledgement to a node.
@@ -53,6 +64,9 @@ struct Round {
     entries: BTreeSet<NodePath>,
     /// What reports showed to rollouts.
     evidence: Vec<Write>,
+    samples: NewSamples,
+    /// A batch of samples came, whatever became of them.
+    sampled: bool,
     nodes: BTreeMap<NodePath, NodeRound>,
 }
 
@@ -148,8 +162,10 @@ impl State {
             Topic::Events(path) => {
                 return self.take_events(path, message, now, round);
             }
+            Topic::Sample(path, stream) => {
+                return self.take_samples(&path, &stream, message, now, round);
+            }
             Topic::Release { .. }
-            | Topic::Sample(..)
             | Topic::Ack(_)
             | Topic::Trust
             | Topic::Time
@@ -271,7 +287,7 @@ impl State {
         if ledger.see_batch(batch.epoch, batch.number) == Seen::Duplicate {
             node.duplicates += batch.records.len() as u64;
             for prediction in &batch.records {
-                ledger.see_again(prediction);
+                ledger.see_again(Class::Prediction, stream, prediction.boot);
             }
             return Ok(Ok(()));
         }
@@ -298,7 +314,7 @@ impl State {
         now: Timestamp,
         round: &mut Round,
     ) -> Result<Result<(), Refused>, StoreError> {
-        let checked = unpack(&message.payload).and_then(|json| parse::<RawEventBatch>(&json));
+        let checked = unpack(&message.payload).and_then(|json| parse::<RawBatch>(&json));
         let checked = checked.and_then(|batch| Ok((batch, self.inventory.on_record(&path, now)?)));
         let (batch, change) = match checked {
             Ok(checked) => checked,
@@ -330,6 +346,8 @@ impl State {
     /// The one commit of a round: inventory, pages, marks, shelves, and what the caps push out.
     fn writes(&mut self, round: &mut Round, now: Timestamp) -> Result<Vec<Write>, StoreError> {
         let mut writes = std::mem::take(&mut round.evidence);
+        let samples = std::mem::take(&mut round.samples);
+        writes.extend(self.sample_writes(samples, round.sampled));
         for path in &round.entries {
             if let Some(entry) = self.inventory.get(path) {
                 writes.push(Write::put(keys::node(path), json(entry)));

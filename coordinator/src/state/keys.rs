@@ -3,9 +3,10 @@
 use lamppost_coordinator_core::Mark;
 use lamppost_coordinator_core::rollout::Rollout;
 use lamppost_coordinator_core::rollout::campaign::Campaign;
+use lamppost_coordinator_core::samples::{BlockId, SampleId};
 use lamppost_models::id::RolloutId;
 use lamppost_models::ledger::Class;
-use lamppost_models::{Digest, ModelName, NodePath};
+use lamppost_models::{BootId, Digest, ModelName, NodePath, StreamName};
 use semver::Version;
 
 use crate::downloads::Day;
@@ -18,6 +19,9 @@ pub(super) const EVIDENCE: &str = "evidence/";
 pub(super) const GIVEN: &str = "given/";
 pub(super) const AUDIT_HEAD: &str = "audit/head";
 pub(super) const AUDIT_BASE: &str = "audit/base";
+pub(super) const SAMPLES: &str = "sample/r/";
+pub(super) const SAMPLE_BLOCKS: &str = "sample/b/";
+pub(super) const SAMPLE_COUNTS: &str = "sample/counts";
 const SHELVES: &str = "shelf/";
 
 pub(super) fn model(name: &ModelName, version: &Version) -> String {
@@ -116,6 +120,64 @@ pub(super) fn page(path: &NodePath, page: u64) -> String {
     format!("page/{path}/{page:016x}")
 }
 
+pub(super) fn sample(id: &SampleId) -> String {
+    numbered(SAMPLES, &id.path, &id.stream, id.boot, id.seq)
+}
+
+/// The least key behind that of a sample.
+pub(super) fn sample_end(id: &SampleId) -> Vec<u8> {
+    [sample(id).as_bytes(), &[0]].concat()
+}
+
+/// Reads [`sample`].
+pub(super) fn parse_sample(key: &[u8]) -> Option<SampleId> {
+    let (path, stream, boot, seq) = parse_numbered(SAMPLES, key)?;
+    Some(SampleId {
+        path,
+        stream,
+        boot,
+        seq,
+    })
+}
+
+pub(super) fn sample_block(id: &BlockId) -> String {
+    numbered(SAMPLE_BLOCKS, &id.path, &id.stream, id.boot, id.number)
+}
+
+/// Reads [`sample_block`].
+pub(super) fn parse_sample_block(key: &[u8]) -> Option<BlockId> {
+    let (path, stream, boot, number) = parse_numbered(SAMPLE_BLOCKS, key)?;
+    Some(BlockId {
+        path,
+        stream,
+        boot,
+        number,
+    })
+}
+
+fn numbered(
+    prefix: &str,
+    path: &NodePath,
+    stream: &StreamName,
+    boot: BootId,
+    number: u64,
+) -> String {
+    format!("{prefix}{path}/{stream}/{boot}/{number:016x}")
+}
+
+fn parse_numbered(prefix: &str, key: &[u8]) -> Option<(NodePath, StreamName, BootId, u64)> {
+    let below = std::str::from_utf8(key).ok()?.strip_prefix(prefix)?;
+    let (above, number) = below.rsplit_once('/')?;
+    let (above, boot) = above.rsplit_once('/')?;
+    let (path, stream) = above.rsplit_once('/')?;
+    Some((
+        parse_path(path.as_bytes())?,
+        stream.parse().ok()?,
+        boot.parse().ok()?,
+        u64::from_str_radix(number, 16).ok()?,
+    ))
+}
+
 pub(super) fn marks(path: &NodePath) -> String {
     format!("seen/{path}/")
 }
@@ -158,7 +220,7 @@ pub(super) fn parse_mark(below: &str) -> Option<Mark> {
 
 #[cfg(test)]
 mod tests {
-    use lamppost_models::{BootId, Epoch};
+    use lamppost_models::Epoch;
 
     use super::*;
 
@@ -172,6 +234,17 @@ mod tests {
         assert!(page(&path, u64::MAX).len() <= lamppost_store::KEY_BYTES_MAX);
         let boot = BootId::from_u64(u64::MAX);
         let stream = || long.parse().unwrap();
+        let id = SampleId {
+            path: path.clone(),
+            stream: stream(),
+            boot,
+            seq: u64::MAX,
+        };
+        let key = sample_end(&id);
+        assert!(key.len() <= lamppost_store::KEY_BYTES_MAX);
+        assert_eq!(parse_sample(sample(&id).as_bytes()).as_ref(), Some(&id));
+        let key = sample_block(&id.block());
+        assert_eq!(parse_sample_block(key.as_bytes()), Some(id.block()));
         for mark in [
             Mark::Early(boot),
             Mark::Batches(Epoch::from_u64(7)),

@@ -18,7 +18,7 @@ use semver::Version;
 use serde::de::DeserializeOwned;
 
 use crate::api::ModelRow;
-use crate::config::Config;
+use crate::config::{Config, SampleLimits};
 
 mod audit;
 mod campaigns;
@@ -30,16 +30,18 @@ mod ledger;
 mod models;
 mod pages;
 mod rollouts;
+mod samples;
 
 pub(crate) use audit::{
     Checked, From as AuditFrom, PAGE_MAX as AUDIT_PAGE_MAX, ends as audit_ends,
 };
 pub(crate) use counters::Counters;
 pub(crate) use given::DAYS_MAX as GIVEN_DAYS_MAX;
-pub(crate) use ingest::{Incoming, NodeAck};
+pub(crate) use ingest::{Incoming, NodeAck, check_label};
 pub(crate) use models::{ModelError, VERSION_BYTES_MAX};
 pub(crate) use pages::Wanted;
 pub(crate) use rollouts::RolloutError;
+pub(crate) use samples::{SampleCounts, SamplePart};
 
 /// Ledgers and shelves that stay in memory from one round to the next; each some 500 bytes for a stream, and more while its
 /// node replays many boots. Beyond it all are dropped and read again as they are needed.
@@ -63,6 +65,7 @@ pub(crate) struct Settings {
     pub(crate) nodes_max: usize,
     pub(crate) stale_after: Duration,
     pub(crate) caps: Caps,
+    pub(crate) samples: SampleLimits,
     pub(crate) release_lifetime: Duration,
 }
 
@@ -76,6 +79,7 @@ impl Settings {
                 records: config.predictions.node_records_max,
                 bytes: config.predictions.node_bytes_max,
             },
+            samples: config.samples,
             release_lifetime: config.release_lifetime,
         }
     }
@@ -91,6 +95,7 @@ pub(crate) struct State {
     log: audit::Log,
     models: BTreeMap<ModelName, BTreeMap<Version, ModelRow>>,
     desks: HashMap<NodePath, Desk>,
+    samples: samples::Samples,
     pub(crate) counters: Counters,
     /// A report or a step may have changed what a look at a campaign comes to.
     stirred: bool,
@@ -136,6 +141,7 @@ impl State {
             log: audit::Log::default(),
             models: BTreeMap::new(),
             desks: HashMap::new(),
+            samples: samples::Samples::default(),
             counters: Counters::default(),
             stirred: true,
             looked_at: None,
@@ -162,6 +168,7 @@ impl State {
             self.inventory.restore(entry);
         }
         self.load_campaigns(crate::clock::now())?;
+        self.load_samples()?;
         self.load_audit()
     }
 

@@ -12,7 +12,11 @@ use lamppost_coordinator::api::{ModelRow, NodeView, RolloutView, StoredPredictio
 use lamppost_coordinator::config::{Broker, Embedded, NodeLogin, ViewerLogin};
 use lamppost_coordinator::{Config, Ready, RunError, run};
 use lamppost_models::id::PredictionId;
-use lamppost_models::message::{ActiveSlot, ModelRef, NodeState, ReportedModel, ReportedOutbox};
+use lamppost_models::message::{
+    ActiveSlot, ModelRef, NodeState, ReportedModel, ReportedOutbox, Sample, SampleOrigin,
+    SamplePolicy,
+};
+use lamppost_models::reading::{Reading, Value};
 use lamppost_models::release::{BundleRef, PublicKey};
 use lamppost_models::{
     Ack, BootId, Bundle, Digest, Envelope, Epoch, NodePath, Prediction, PredictionBatch, Release,
@@ -538,6 +542,19 @@ impl Node {
         }
     }
 
+    /// Waits until a batch is acknowledged.
+    pub(crate) async fn acked_batch(&mut self, number: u64) {
+        loop {
+            let ranges = self.ack().await.batches;
+            if ranges
+                .iter()
+                .any(|range| (range.from..=range.to).contains(&number))
+            {
+                return;
+            }
+        }
+    }
+
     /// The next release, verified.
     pub(crate) async fn release(&mut self, key: PublicKey) -> Release {
         let payload = self
@@ -590,5 +607,32 @@ pub(crate) fn prediction(boot: BootId, number: u64) -> Prediction {
         unit: Some("vehicles".to_owned()),
         latency_us: 80,
         replay: false,
+    }
+}
+
+/// A sample of two readings, its event time so many seconds after [`now`].
+pub(crate) fn sample(boot: BootId, seq: u64) -> Sample {
+    let at = |seconds: u64| now().offset_ms(seconds.cast_signed() * 1_000);
+    let reading = |seconds: u64, weather: &str| Reading {
+        ts: at(seconds),
+        fields: [
+            ("volume".parse().unwrap(), Value::Number(seconds as f64)),
+            ("weather".parse().unwrap(), Value::Text(weather.to_owned())),
+        ]
+        .into(),
+    };
+    Sample {
+        v: V1,
+        ts: at(seq + 1),
+        origin: Some(SampleOrigin {
+            boot,
+            seq,
+            model: "traffic-flow".parse().unwrap(),
+            policy: SamplePolicy::Uncertain,
+            consent: "council-2026-17".parse().unwrap(),
+        }),
+        window: vec![reading(seq, "rain"), reading(seq + 1, "rain, heavy")],
+        prediction: Some(prediction(boot, seq)),
+        label: None,
     }
 }

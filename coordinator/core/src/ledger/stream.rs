@@ -124,10 +124,10 @@ impl Stream {
             Horizon::Reported => self.reported,
             Horizon::All => end,
         };
-        // Only predictions are numbered without gaps.
+        // Events have no numbers of their own.
         let rest = match class {
-            Class::Prediction => rest,
-            Class::Event | Class::Sample => Vec::new(),
+            Class::Prediction | Class::Sample => rest,
+            Class::Event => Vec::new(),
         };
         let missing = interval::intersect(&rest, &range(0, known_to));
         let on_its_way = interval::count(&rest) - interval::count(&missing);

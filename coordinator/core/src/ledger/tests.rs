@@ -469,3 +469,41 @@ fn since_leaves_out_boots_that_were_silent() {
     assert_eq!((account.boots, account.streams.len()), (1, 1));
     assert_eq!(tally(&account, 1).delivered, 1);
 }
+
+#[test]
+fn samples_are_accounted_for_as_predictions_are() {
+    let mut ledger = NodeLedger::new();
+    for seq in [0, 1, 3] {
+        assert_eq!(
+            ledger.see_sample(&name(0), boot(1), seq, at(1)),
+            Ok(Seen::New)
+        );
+    }
+    let again = ledger.see_sample(&name(0), boot(1), 1, at(1));
+    assert_eq!(again, Ok(Seen::Duplicate));
+    ledger.see_again(Class::Sample, &name(0), boot(1));
+    let far = ledger.see_sample(&name(0), boot(1), SEQ_MAX + 1, at(1));
+    assert!(matches!(far, Err(LedgerError::Seq { .. })));
+    let mut gone = lost(1, 0, 2, 2, LossReason::Evicted);
+    if let LedgerEventKind::Lost(lost) = &mut gone.event {
+        lost.class = Class::Sample;
+    }
+    ledger.on_event(&gone, at(1)).unwrap();
+    // Predictions that stay on the node are waited for by nobody; its samples are.
+    let mut now = report(1, &[9], &[(1, 0, vec![(4, 4)])], 0);
+    now.streams[0].local = true;
+    now.streams[0].counters.samples = 6;
+    now.outbox.waiting[0].class = Class::Sample;
+    ledger.on_report(&now, at(2));
+    let account = ledger.account(Some(&now), None);
+    assert_eq!(account.streams.len(), 1);
+    assert_eq!(account.streams[0].class, Class::Sample);
+    let row = tally(&account, 0);
+    assert_eq!((row.produced, row.delivered, row.duplicated), (6, 3, 2));
+    assert_eq!((row.evicted, row.in_flight, row.missing), (1, 1, 1));
+    let missing = &account.missing[0];
+    assert_eq!(
+        (missing.class, missing.from, missing.to),
+        (Class::Sample, 5, 5)
+    );
+}
