@@ -493,28 +493,62 @@ fn measure() {
             .collect();
         state.ingest(&messages, at(1)).unwrap();
     }
-    println!("100k samples in {:?}, {} bytes, {} blocks, disk {}", begin.elapsed(), state.samples.index.bytes(), state.samples.index.blocks(), state.store.size_on_disk());
+    println!(
+        "100k samples in {:?}, {} bytes, {} blocks, disk {}",
+        begin.elapsed(),
+        state.samples.index.bytes(),
+        state.samples.index.blocks(),
+        state.store.size_on_disk()
+    );
     drop(state);
     let begin = std::time::Instant::now();
     let mut state = open(dir.path());
     println!("open {:?}", begin.elapsed());
     let begin = std::time::Instant::now();
-    let rare = Filter { labelled: Some(true), ..Filter::default() };
-    println!("labelled {:?} in {:?}", seqs(&mut state, &rare).len(), begin.elapsed());
+    let rare = Filter {
+        labelled: Some(true),
+        ..Filter::default()
+    };
+    println!(
+        "labelled {:?} in {:?}",
+        seqs(&mut state, &rare).len(),
+        begin.elapsed()
+    );
     let begin = std::time::Instant::now();
-    let span = Filter { from: Some(at(60_000)), to: Some(at(60_100)), ..Filter::default() };
-    println!("span {:?} in {:?}", seqs(&mut state, &span).len(), begin.elapsed());
+    let span = Filter {
+        from: Some(at(60_000)),
+        to: Some(at(60_100)),
+        ..Filter::default()
+    };
+    println!(
+        "span {:?} in {:?}",
+        seqs(&mut state, &span).len(),
+        begin.elapsed()
+    );
     let begin = std::time::Instant::now();
-    let rows = state.samples(&Filter::default(), Some(&id("a", 50_000)), 1_000).unwrap();
+    let rows = state
+        .samples(&Filter::default(), Some(&id("a", 50_000)), 1_000)
+        .unwrap();
     println!("part of {} in {:?}", rows.rows.len(), begin.elapsed());
     let begin = std::time::Instant::now();
-    println!("all {:?} in {:?}", found(&mut state, &Filter::default(), 1_000).len(), begin.elapsed());
+    println!(
+        "all {:?} in {:?}",
+        found(&mut state, &Filter::default(), 1_000).len(),
+        begin.elapsed()
+    );
     let begin = std::time::Instant::now();
-    let labels = (0..256).map(|n| (id("a", n * 311), Some(Label::Value(2.0)))).collect();
+    let labels = (0..256)
+        .map(|n| (id("a", n * 311), Some(Label::Value(2.0))))
+        .collect();
     state.label_samples(labels).unwrap();
     println!("256 labels {:?}", begin.elapsed());
     state.settings.samples.cap_bytes = state.samples.index.bytes() / 2;
     let begin = std::time::Instant::now();
     state.trim_samples(at(2)).unwrap();
-    println!("trim to {} in {:?}; disk {}", state.samples.index.records(), begin.elapsed(), state.store.size_on_disk());
+    println!(
+        "trim to {} in {:?}; disk {}",
+        state.samples.index.records(),
+        begin.elapsed(),
+        state.store.size_on_disk()
+    );
 }
