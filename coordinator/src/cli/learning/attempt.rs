@@ -176,8 +176,86 @@ fn compare(exam: &Exam, parent: f64, last: Option<f64>) -> Result<String, String
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use lamppost_coordinator_core::learning::Known;
+
     use super::*;
-    use crate::forge::Grade;
+    use crate::forge::{Columns, Grade, Span, read_readings};
+
+    /// Two months of readings for the zoo's model.
+    fn seen() -> Seen {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let files = lamppost_models::bundle::FILES.map(|name| {
+            std::fs::read(root.join("models/zoo/traffic-flow/1.0.0").join(name)).unwrap()
+        });
+        let active = Bundle::read(&Bundle::pack(&files[0], &files[1], &files[2]).unwrap()).unwrap();
+        let columns = Columns {
+            time: "ts".to_owned(),
+            zone: lamppost_models::time::Zone::utc(),
+            fields: Vec::new(),
+            label: "volume".parse().unwrap(),
+            ahead: None,
+        };
+        let span = Span {
+            from: None,
+            to: Some("2017-02-20T00:00:00Z".parse().unwrap()),
+        };
+        let lessons = read_readings(
+            &root.join("tests/data/i94-replay.csv"),
+            active.manifest(),
+            &columns,
+            span,
+        )
+        .unwrap();
+        Seen {
+            active,
+            known: Known::default(),
+            lessons,
+            version: semver::Version::new(1, 2, 0),
+            sample_bytes: 0,
+        }
+    }
+
+    #[test]
+    fn the_same_samples_and_seed_give_the_same_bytes_and_another_seed_others() {
+        let policy = |seed: u64| -> LoopPolicy {
+            let text = format!(
+                "model = \"traffic-flow\"\ngroup = \"all\"\n[train.recipe]\nseed = {seed}\nepochs = 3\n"
+            );
+            toml::from_str(&text).unwrap()
+        };
+        let (seen, one) = (seen(), policy(1));
+        let made = make(&one, &seen, None).unwrap();
+        let again = make(&one, &seen, Some(&made.bytes)).unwrap();
+        assert_eq!(again.bundle.digest(), made.bundle.digest());
+        assert!(
+            again.compared.is_err(),
+            "no better than the training before, which is the same"
+        );
+        assert_ne!(
+            make(&policy(2), &seen, None).unwrap().bundle.digest(),
+            made.bundle.digest()
+        );
+        let provenance = &made.bundle.manifest().provenance;
+        assert_eq!(
+            (provenance.parent, provenance.seed),
+            (Some(seen.active.digest()), Some(1))
+        );
+        assert!(
+            made.bundle.manifest().model.bytes < seen.active.manifest().model.bytes / 2,
+            "int8"
+        );
+        let report = provenance.report.as_ref().unwrap();
+        assert!(
+            report["trained"]["exam"].is_object() && report["compressed"]["chosen"] == "int8",
+            "{report}"
+        );
+        assert_eq!(
+            provenance.samples.as_ref().unwrap().to,
+            provenance.created_at
+        );
+    }
 
     fn grade(mae: f64) -> Grade {
         Grade {

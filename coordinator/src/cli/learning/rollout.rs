@@ -61,7 +61,7 @@ pub(super) async fn bring(
         let _started: RolloutView = client.post("/v1/rollouts", &wanted).await?;
     }
     loop {
-        if let Some(ended) = verdict(&views(client, policy).await?, digest) {
+        if let Some(taken) = verdict(&views(client, policy).await?, digest) {
             let nodes: Vec<NodeView> = client.get("/v1/nodes").await?;
             let (fetched_bytes, edge) = on_trial(&nodes, digest);
             let cost = Cost {
@@ -69,7 +69,7 @@ pub(super) async fn bring(
                 ..under_way.cost
             };
             let gain = edge.unwrap_or(under_way.gain);
-            return Ok((cost, ended.unwrap_or(Ended::Promoted { gain })));
+            return Ok((cost, taken.err().unwrap_or(Ended::Promoted { gain })));
         }
         tokio::time::sleep(PERIOD).await;
     }
@@ -89,8 +89,8 @@ fn is_of(view: &RolloutView, digest: Digest) -> bool {
     campaign || candidate || view.rollout.stable.digest == digest
 }
 
-/// What became of it: nothing yet, taken (`Some(None)`), or not.
-fn verdict(views: &[RolloutView], digest: Digest) -> Option<Option<Ended>> {
+/// Whether the edge took it, once that is known.
+fn verdict(views: &[RolloutView], digest: Digest) -> Option<Result<(), Ended>> {
     let current = views.iter().find(|view| view.current)?;
     let campaign = current
         .campaign
@@ -99,7 +99,7 @@ fn verdict(views: &[RolloutView], digest: Digest) -> Option<Option<Ended>> {
     if let Some(view) = campaign {
         return match &view.campaign.state {
             State::Running { .. } | State::Held { .. } | State::Paused { .. } => None,
-            State::Promoted { .. } => Some(None),
+            State::Promoted { .. } => Some(Ok(())),
             State::Aborted { .. } => Some(Some(Ended::Refused {
                 why: view.words.clone(),
             })),
@@ -116,8 +116,11 @@ fn verdict(views: &[RolloutView], digest: Digest) -> Option<Option<Ended>> {
     if !summary.settled() {
         return None;
     }
+    if summary.refused == 0 {
+        return Some(Ok(()));
+    }
     let why = format!("{} of {} nodes refused it", summary.refused, summary.nodes);
-    Some((summary.refused > 0).then_some(Ended::Refused { why }))
+    Some(Err(Ended::Refused { why }))
 }
 
 /// Bytes that nodes fetched of it, and the gain by their own labels, on the windows that both versions had.
