@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use lamppost_coordinator::api::{AuditPage, Key, ModelDetail, ModelRow};
+use lamppost_coordinator::api::{Key, ModelDetail, ModelRow};
 use lamppost_models::message::{
     ActiveSlot, Label, ReportedModel, Sample, SampleBatch, SampleOrigin, SamplePolicy,
 };
@@ -154,13 +154,10 @@ impl World {
 
     /// How often each act is in the audit log.
     fn acts(&self) -> BTreeMap<String, usize> {
-        let page: AuditPage = self.server.json(&["audit"]);
+        let entries: Vec<Json> = self.server.json(&["audit"]);
         let mut acts = BTreeMap::new();
-        for entry in page.entries {
-            let act = serde_json::to_value(&entry).unwrap()["act"]
-                .as_str()
-                .unwrap()
-                .to_owned();
+        for entry in entries {
+            let act = entry["act"].as_str().unwrap().to_owned();
             *acts.entry(act).or_default() += 1;
         }
         acts

@@ -39,6 +39,8 @@ pub use decide::{Decision, Reckoning};
 pub use state::{Cost, Ended, Learning, OUTCOMES_MAX, Outcome, Spent};
 pub use terms::Terms;
 
+use lamppost_models::message::ReportedDrift;
+
 use crate::rollout::policy::PolicyError;
 
 /// The exponent of the learning curve.
@@ -78,6 +80,25 @@ pub struct ErrorNow {
     pub now: f64,
     /// Labels that `now` is a mean of.
     pub labels: u64,
+}
+
+impl ErrorNow {
+    /// As a node reports it; none before there are recent periods to hold against the reference.
+    pub fn of(drift: &ReportedDrift) -> Option<Self> {
+        let error = drift.error?;
+        // Windows of the periods that are not the reference, of which each has a label at most.
+        let later = drift.periods.saturating_sub(drift.reference);
+        Some(Self {
+            before: error.before,
+            now: error.now?,
+            labels: drift.windows.saturating_mul(later) / drift.periods.max(1),
+        })
+    }
+}
+
+/// Whether a node's change detector says that errors have grown.
+pub fn has_grown(drift: &ReportedDrift) -> bool {
+    drift.error.is_some_and(|error| error.cusum > error.limit)
 }
 
 #[cfg(test)]

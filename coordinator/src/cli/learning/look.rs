@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lamppost_coordinator_core::Presence;
-use lamppost_coordinator_core::learning::{ErrorNow, Known, Piece, between};
+use lamppost_coordinator_core::learning::{ErrorNow, Known, Piece, between, has_grown};
 use lamppost_models::message::ReportedDrift;
 use lamppost_models::release::BundleRef;
 use lamppost_models::{Bundle, Digest, Manifest, ModelName, Timestamp};
@@ -143,28 +143,18 @@ pub(super) fn errors(
             drifts.filter(|drift| drift.digest == digest).collect()
         })
         .collect();
-    let grown = |drift: &&ReportedDrift| drift.error.is_some_and(|error| error.cusum > error.limit);
-    let drifted = drifts
+    let grown = |node: &&Vec<&ReportedDrift>| node.iter().any(|drift| has_grown(drift));
+    let drifted = drifts.iter().filter(grown).count() as u64;
+    let errors: Vec<ErrorNow> = drifts
         .iter()
-        .filter(|node| node.iter().any(|drift| grown(drift)))
-        .count() as u64;
-    let (mut before, mut now, mut labels, mut count) = (0.0, 0.0, 0, 0.0);
-    for drift in drifts.iter().flatten() {
-        if let Some(error) = drift.error
-            && let Some(recent) = error.now
-        {
-            before += error.before;
-            now += recent;
-            count += 1.0;
-            // Every window that has a label, since the reference is complete, is in it at most.
-            labels += drift.windows * drift.periods.saturating_sub(drift.reference)
-                / drift.periods.max(1);
-        }
-    }
-    let error = (count > 0.0).then(|| ErrorNow {
-        before: before / count,
-        now: now / count,
-        labels,
+        .flatten()
+        .filter_map(|drift| ErrorNow::of(drift))
+        .collect();
+    let mean = |of: fn(&ErrorNow) -> f64| errors.iter().map(of).sum::<f64>() / errors.len() as f64;
+    let error = (!errors.is_empty()).then(|| ErrorNow {
+        before: mean(|error| error.before),
+        now: mean(|error| error.now),
+        labels: errors.iter().map(|error| error.labels).sum(),
     });
     (drifted, error)
 }

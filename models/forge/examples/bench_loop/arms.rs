@@ -1,14 +1,14 @@
 //! Ways to go on once a model is live.
 
-use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use lamppost_agent_core::drift::{DriftMonitor, DriftSpec};
 use lamppost_coordinator_core::learning::{
-    Cost, Decision, Ended, ErrorNow, Known, Learning, Outcome, Piece, Terms, between,
+    Cost, Decision, Ended, ErrorNow, Known, Learning, Outcome, Piece, Terms, between, has_grown,
 };
-use lamppost_coordinator_core::rollout::policy::{Bytes, Span};
+use lamppost_coordinator_core::rollout::policy::Bytes;
 use lamppost_models::id::PredictionId;
 use lamppost_models::message::{Batch, Label, ModelRef, Sample, SampleOrigin, SamplePolicy};
 use lamppost_models::{BootId, Digest, Epoch, Prediction, Timestamp, V1};
@@ -16,9 +16,6 @@ use lamppost_models::{BootId, Digest, Epoch, Prediction, Timestamp, V1};
 use crate::i94::{Hours, Window};
 use crate::model::Version;
 
-/// Errors that the recent one is a mean of, and as many after a version went live: two weeks of hours, so that days and weeks
-/// are whole.
-const ERRORS: usize = 336;
 /// Windows on which a node compares a candidate with the active version: two days of hours.
 const SHADOW: usize = 48;
 /// Greatest error of a candidate, of the active version's: as a rollout's gate has it.
@@ -62,27 +59,24 @@ impl Told {
     }
 }
 
-/// One per cent of a node's error is worth 10 kB over its link, half of what a version takes; the rest is as shipped.
+/// As shipped, but that one per cent less error is worth 10 kB: a node's share in a fleet of a hundred.
 fn terms() -> Terms {
-    let var = |name: &str, default: u64| {
-        std::env::var(name)
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(default)
-    };
     Terms {
-        samples_min: var("SMIN", 336),
-        bytes_per_percent: Bytes(var("BPP", 10_000)),
-        gap_min: Span::from_hours(24 * var("GAP", 7)),
-        backoff: Span::from_hours(24 * var("BACK", 14)),
+        bytes_per_percent: Bytes(10_000),
         ..Terms::default()
     }
 }
 
 /// Walks over all windows since 2013.
-pub(crate) fn walk(hours: &Hours, kind: Kind, seed: u64) -> Result<Told, Box<dyn Error>> {
+pub(crate) fn walk(
+    hours: &Hours,
+    kind: Kind,
+    seed: u64,
+    tell: bool,
+) -> Result<Told, Box<dyn Error>> {
     let (before, after) = hours.windows.split_at(hours.before);
     let mut centre = Centre::new(hours, Version::first(before, seed)?, kind, seed);
+    centre.tell = tell;
     let mut day = i64::MIN;
     let mut month = String::new();
     for (at, window) in after.iter().enumerate() {
@@ -126,15 +120,15 @@ struct Centre<'a> {
     windows: &'a [Window],
     kind: Kind,
     seed: u64,
+    /// Whether each training and its outcome are printed.
+    tell: bool,
     terms: Terms,
     learning: Learning,
     active: Version,
     trial: Option<Trial>,
     /// All absolute errors.
     sum: f64,
-    /// The first errors of the active version, and the newest.
-    first: Vec<f64>,
-    newest: VecDeque<f64>,
+    drift: DriftMonitor,
     /// Windows whose samples wait at the node, those at the centre, and bytes that took since the active version was trained.
     waiting: Vec<usize>,
     stored: Vec<usize>,
@@ -155,14 +149,14 @@ impl<'a> Centre<'a> {
             windows: &hours.windows,
             kind,
             seed,
+            tell: false,
             terms: terms(),
             learning: Learning::default(),
             bundle_bytes: active.bundle.len() as u64,
             active,
             trial: None,
             sum: 0.0,
-            first: Vec::new(),
-            newest: VecDeque::new(),
+            drift: DriftMonitor::new(DriftSpec::default()),
             waiting: Vec::new(),
             // What the first version was made from is at the centre.
             stored: (0..hours.before).collect(),
@@ -181,13 +175,12 @@ impl<'a> Centre<'a> {
         let window = &self.windows[at];
         let error = self.active.error(window)?;
         self.sum += error;
-        if self.first.len() < ERRORS {
-            self.first.push(error);
+        let engine = self.active.session.engine();
+        let digest = engine.digest();
+        if let Some(newest) = window.readings.last() {
+            self.drift.scored(digest, engine.manifest(), newest);
         }
-        self.newest.push_back(error);
-        if self.newest.len() > ERRORS {
-            self.newest.pop_front();
-        }
+        self.drift.joined(&digest, window.ts(), error);
         let kept = match self.kind {
             Kind::Never => false,
             Kind::Always => true,
@@ -200,12 +193,7 @@ impl<'a> Centre<'a> {
             trial.errors.0 += error;
             trial.errors.1 += trial.version.error(window)?;
             trial.windows += 1;
-            if trial.windows
-                == std::env::var("SHADOW")
-                    .ok()
-                    .and_then(|text| text.parse().ok())
-                    .unwrap_or(SHADOW)
-            {
+            if trial.windows == SHADOW {
                 self.judge(window.ts());
             }
         }
@@ -320,15 +308,7 @@ impl<'a> Centre<'a> {
             return Ok(());
         }
         self.learn();
-        let mean = |errors: &mut dyn ExactSizeIterator<Item = &f64>| {
-            let count = errors.len() as f64;
-            errors.sum::<f64>() / count
-        };
-        let error = (self.first.len() == ERRORS).then(|| ErrorNow {
-            before: mean(&mut self.first.iter()),
-            now: mean(&mut self.newest.iter()),
-            labels: ERRORS as u64,
-        });
+        let drift = self.drift.reported();
         let known = Known {
             trained_on: self.active.samples,
             labelled: (self.lessons.len() as u64).saturating_sub(self.active.samples),
@@ -336,14 +316,16 @@ impl<'a> Centre<'a> {
             nodes: 1,
             bundle_bytes: self.bundle_bytes,
             seconds: self.seconds,
-            drifted: 0,
-            error,
+            drifted: drift
+                .as_ref()
+                .map_or(0, |drift| u64::from(has_grown(drift))),
+            error: drift.as_ref().and_then(ErrorNow::of),
         };
         let decision = self.learning.decide(&self.terms, &known, now);
         let Decision::Train { reckoning, .. } = decision else {
             return Ok(());
         };
-        if std::env::var_os("LAMPPOST_BENCH_TELL").is_some() {
+        if self.tell {
             println!("{now} {decision}");
         }
         let started = Instant::now();
@@ -402,7 +384,7 @@ impl<'a> Centre<'a> {
                 why: format!("its error is {ratio:.3} of the active version's"),
             }
         };
-        if std::env::var_os("LAMPPOST_BENCH_TELL").is_some() {
+        if self.tell {
             println!("{now} {outcome:?}");
         }
         let promoted = matches!(outcome.ended, Ended::Promoted { .. });
@@ -416,8 +398,6 @@ impl<'a> Centre<'a> {
         self.active = version;
         self.live += 1;
         self.collected = 0;
-        self.first.clear();
-        self.newest.clear();
     }
 }
 

@@ -1,6 +1,7 @@
 //! Walks forward over I-94 and sets the loop beside its two extremes: `just bench-forge` runs it.
 //!
-//! `gzip -dc traffic-i94-hourly.csv.gz | bench_loop [--quick]`. A model made from the readings of 2012 goes live on
+//! `gzip -dc traffic-i94-hourly.csv.gz | bench_loop [--quick] [--tell]`; the latter
+//! prints each training and its outcome. A model made from the readings of 2012 goes live on
 //! 2013-01-01; from then on each window is predicted by whatever version is live, in the engine that nodes run, and compared with
 //! the reading an hour later. Three ways to go on:
 //!
@@ -28,7 +29,8 @@ const SHARES: [f64; 3] = [0.05, 0.1, 0.2];
 const GOAL: (f64, f64) = (0.9, 0.25);
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let quick = std::env::args().any(|argument| argument == "--quick");
+    let asked = |option: &str| std::env::args().any(|argument| argument == option);
+    let (quick, tell) = (asked("--quick"), asked("--tell"));
     let until = if quick { "2014-09" } else { "2018-10" };
     let hours = i94::read(std::io::stdin().lock(), until)?;
     let (seeds, shares) = if quick {
@@ -47,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for kind in &arms {
         let told = seeds
             .iter()
-            .map(|seed| arms::walk(&hours, *kind, *seed))
+            .map(|seed| arms::walk(&hours, *kind, *seed, tell))
             .collect::<Result<Vec<Told>, _>>()?;
         rows.push(mean(&told));
     }
