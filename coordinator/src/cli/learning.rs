@@ -10,6 +10,7 @@
 use std::fmt;
 
 use lamppost_coordinator_core::learning::{Cost, Decision, Ended, Outcome};
+use lamppost_models::Digest;
 use semver::Version;
 use serde::Serialize;
 
@@ -143,6 +144,7 @@ impl Watching<'_> {
             Ok(seen) => seen,
             Err(words) => return self.decided(&Decision::Wait { until: None, words }),
         };
+        self.active_is(seen.active.digest());
         let decision = self
             .memory
             .learning
@@ -152,6 +154,18 @@ impl Watching<'_> {
             Decision::Train { reckoning, .. } => self.train(&seen, reckoning.expected).await,
             Decision::Wait { .. } => Ok(()),
             Decision::Stopped { words } => Err(Failure::new(Exit::Failed, words)),
+        }
+    }
+
+    /// What was tried with another version says nothing of one that somebody else put in its place.
+    fn active_is(&mut self, digest: Digest) {
+        if self
+            .memory
+            .active
+            .replace(digest)
+            .is_some_and(|before| before != digest)
+        {
+            self.memory.learning.replaced();
         }
     }
 

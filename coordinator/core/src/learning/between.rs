@@ -128,7 +128,7 @@ mod tests {
         let reading = |at: usize| {
             let number = ((at * 7919) % 101) as f64;
             Arc::new(Reading {
-                ts: Timestamp::EPOCH.offset_ms(at as i64 * STEP_MS),
+                ts: Timestamp::EPOCH.offset_ms(i64::try_from(at).unwrap() * STEP_MS),
                 fields: BTreeMap::from([
                     ("a".parse().unwrap(), Value::Number(number + 0.5)),
                     ("b".parse().unwrap(), Value::Number(number)),

@@ -24,6 +24,8 @@ pub(in crate::cli) struct Memory {
     pub(super) model: ModelName,
     pub(super) group: GroupId,
     pub(super) learning: Learning,
+    /// The version that the group ran at the last look.
+    pub(super) active: Option<Digest>,
     /// The version that went live last.
     pub(super) live: Option<Live>,
     /// A version that is better on held-out samples and on its way to the edge.
@@ -108,6 +110,7 @@ impl Folder {
                 model: model.clone(),
                 group: group.clone(),
                 learning: Learning::default(),
+                active: None,
                 live: None,
                 under_way: None,
             },
