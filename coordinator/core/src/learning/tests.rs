@@ -66,12 +66,12 @@ fn known_with(change: impl Fn(&mut Known)) -> Known {
     known
 }
 
-fn error(now: f64, labels: u64) -> Option<ErrorNow> {
-    Some(ErrorNow {
+fn error(now: f64, labels: u64) -> ErrorNow {
+    ErrorNow {
         before: 100.0,
         now,
         labels,
-    })
+    }
 }
 
 /// What it is called, what was before, what is known, and how the decision begins.
@@ -110,7 +110,9 @@ fn a_gain_is_held_against_its_cost() {
         (
             "few beside many, and an error that has grown by half",
             after(&[]),
-            known_with(|known| (known.trained_on, known.error) = (400_000, error(150.0, 400))),
+            known_with(|known| {
+                (known.trained_on, known.error) = (400_000, Some(error(150.0, 400)))
+            }),
             "train: 4000 new",
         ),
         (
@@ -118,7 +120,7 @@ fn a_gain_is_held_against_its_cost() {
             after(&[]),
             known_with(|known| {
                 (known.trained_on, known.error, known.bundle_bytes) =
-                    (400_000, error(110.0, 4), 40_000);
+                    (400_000, Some(error(110.0, 4)), 40_000);
             }),
             "wait: for a gain that pays",
         ),
@@ -126,7 +128,8 @@ fn a_gain_is_held_against_its_cost() {
             "unless a node has told it from noise",
             after(&[]),
             known_with(|known| {
-                (known.trained_on, known.error, known.drifted) = (400_000, error(110.0, 4), 1);
+                (known.trained_on, known.error, known.drifted) =
+                    (400_000, Some(error(110.0, 4)), 1);
             }),
             "train: 4000 new labelled samples; the error is 110.0000, from 100.0000 when it went live (4 labels, drift on 1 node)",
         ),

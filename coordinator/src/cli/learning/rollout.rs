@@ -100,14 +100,14 @@ fn verdict(views: &[RolloutView], digest: Digest) -> Option<Result<(), Ended>> {
         return match &view.campaign.state {
             State::Running { .. } | State::Held { .. } | State::Paused { .. } => None,
             State::Promoted { .. } => Some(Ok(())),
-            State::Aborted { .. } => Some(Some(Ended::Refused {
+            State::Aborted { .. } => Some(Err(Ended::Refused {
                 why: view.words.clone(),
             })),
         };
     }
     if current.rollout.stable.digest != digest {
         let stable = &current.rollout.stable.version;
-        return Some(Some(Ended::Refused {
+        return Some(Err(Ended::Refused {
             why: format!("another release took its place: {stable}"),
         }));
     }

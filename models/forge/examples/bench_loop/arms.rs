@@ -10,7 +10,7 @@ use lamppost_coordinator_core::learning::{
 };
 use lamppost_coordinator_core::rollout::policy::Bytes;
 use lamppost_models::id::PredictionId;
-use lamppost_models::message::{Batch, Label, ModelRef, Sample, SampleOrigin, SamplePolicy};
+use lamppost_models::message::{Batch, ModelRef, Sample, SampleOrigin, SamplePolicy};
 use lamppost_models::{BootId, Digest, Epoch, Prediction, Timestamp, V1};
 
 use crate::i94::{Hours, Window};
@@ -21,7 +21,7 @@ const SHADOW: usize = 48;
 /// Greatest error of a candidate, of the active version's: as a rollout's gate has it.
 const LOSS_RATIO_MAX: f64 = 1.05;
 /// How much later the label is read.
-const HORIZON: Duration = Duration::from_secs(3600);
+const HORIZON: Duration = Duration::from_hours(1);
 /// Level of zstd in the agent's outbox.
 const LEVEL: i32 = 3;
 
