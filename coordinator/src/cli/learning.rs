@@ -187,7 +187,7 @@ impl Watching<'_> {
                     collected_bytes,
                     ..Cost::default()
                 };
-                return self.ended(outcome(cost, Ended::Failed { why }));
+                return self.ended(&outcome(cost, Ended::Failed { why }));
             }
         };
         let (version, seconds) = (&seen.version, made.seconds);
@@ -205,7 +205,7 @@ impl Watching<'_> {
         })?;
         if let Err(why) = made.compared {
             self.folder.keep_last(&made.bytes)?;
-            return self.ended(outcome(
+            return self.ended(&outcome(
                 cost,
                 Ended::NotBetter {
                     gain: made.gain,
@@ -240,13 +240,13 @@ impl Watching<'_> {
                 }
                 brought => brought?,
             };
-        self.ended(under_way.outcome(cost, ended))
+        self.ended(&under_way.outcome(cost, ended))
     }
 
-    fn ended(&mut self, outcome: Outcome) -> Result<(), Failure> {
+    fn ended(&mut self, outcome: &Outcome) -> Result<(), Failure> {
         self.folder
             .record(&mut self.memory, outcome.clone(), &self.policy.when)?;
-        self.tell(&Event::Ended(&outcome))
+        self.tell(&Event::Ended(outcome))
     }
 
     fn decided(&mut self, decision: &Decision) -> Result<(), Failure> {

@@ -104,14 +104,16 @@ fn a_gain_is_held_against_its_cost() {
         (
             "few beside many",
             after(&[]),
-            known_with(|known| (known.trained_on, known.bundle_bytes) = (400_000, 40_000)),
+            known_with(|known| {
+                (known.trained_on, known.bundle_bytes) = (400_000, 40_000);
+            }),
             "wait: for a gain that pays: the error is 100.0000",
         ),
         (
             "few beside many, and an error that has grown by half",
             after(&[]),
             known_with(|known| {
-                (known.trained_on, known.error) = (400_000, Some(error(150.0, 400)))
+                (known.trained_on, known.error) = (400_000, Some(error(150.0, 400)));
             }),
             "train: 4000 new",
         ),

@@ -109,21 +109,19 @@ fn trained_on(memory: &Memory, manifest: &Manifest, digest: Digest) -> (u64, Opt
         return (live.lessons, Some(live.newest));
     }
     let provenance = &manifest.provenance;
-    match &provenance.samples {
-        Some(samples) => (samples.count, Some(samples.to)),
-        None => {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a count, and saturating"
-            )]
-            let count = provenance
-                .metrics
-                .get("train_windows")
-                .map_or(0, |windows| *windows as u64);
-            (count, None)
-        }
+    if let Some(samples) = &provenance.samples {
+        return (samples.count, Some(samples.to));
     }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a count, and saturating"
+    )]
+    let count = provenance
+        .metrics
+        .get("train_windows")
+        .map_or(0, |windows| *windows as u64);
+    (count, None)
 }
 
 /// Nodes whose errors drift, and the error of the version on all nodes that have a reference, each weighing the same.
