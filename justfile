@@ -58,6 +58,11 @@ bench-outbox *ARGS:
     cargo build --release -p lamppost-tests --features bench --bin bench-outbox --bin demo
     LAMPPOST_BENCH_DEMO="${CARGO_TARGET_DIR:-target}/release/demo" "${CARGO_TARGET_DIR:-target}/release/bench-outbox" {{ ARGS }}
 
+# 100,000 simulated nodes and 2,000 MQTT sessions against the coordinator; `just bench-fleet --quick`, `--only sessions`.
+bench-fleet *ARGS:
+    cargo build --release -p lamppost-tests --features bench --bin bench-fleet --bin demo
+    ulimit -n 8192 && LAMPPOST_BENCH_DEMO="${CARGO_TARGET_DIR:-target}/release/demo" "${CARGO_TARGET_DIR:-target}/release/bench-fleet" {{ ARGS }}
+
 # A simulated fleet with all that can go wrong, through so many seeds; `just sim 1 SEED` runs one again.
 sim SEEDS="10000" FIRST="1":
     cargo run --release -p lamppost-sim -- {{ SEEDS }} {{ FIRST }}

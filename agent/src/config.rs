@@ -2,12 +2,14 @@
 
 mod coordinator;
 mod raw;
+mod samples;
 mod streams;
 #[cfg(test)]
 mod tests;
 mod trust;
 mod units;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,7 +18,8 @@ use lamppost_agent_core::decode::{DecodeLimits, Decoder, SpecError};
 use lamppost_agent_core::drift::DriftSpec;
 use lamppost_agent_core::label::LabelSpec;
 use lamppost_agent_core::window::WindowSpec;
-use lamppost_models::message::MESSAGE_BYTES_MAX;
+use lamppost_models::id::{ConsentRef, FieldName};
+use lamppost_models::message::{MESSAGE_BYTES_MAX, SamplePolicy};
 use lamppost_models::rollout::{TAGS_MAX, Tags};
 use lamppost_models::time::Zone;
 use lamppost_models::{GroupId, ModelName, NodePath, StreamName, TopicRoot};
@@ -120,12 +123,24 @@ pub(crate) struct Stream {
     /// The model, by its place in [`Config::models`].
     pub(crate) model: usize,
     pub(crate) label: Option<Label>,
+    pub(crate) sample: Option<Sample>,
     /// After how long without a reading it is stale; `None` for never.
     pub(crate) stale_after: Option<Duration>,
     pub(crate) live: bool,
     pub(crate) flat: Option<String>,
     /// How drift is looked for; `None` for not at all.
     pub(crate) drift: Option<DriftSpec>,
+}
+
+/// What of a stream is kept for training.
+#[derive(Clone, Debug)]
+pub(crate) struct Sample {
+    /// The share of windows that each policy keeps.
+    pub(crate) shares: BTreeMap<SamplePolicy, f64>,
+    pub(crate) day_bytes: u64,
+    /// The fields that may leave the node.
+    pub(crate) fields: BTreeSet<FieldName>,
+    pub(crate) consent: ConsentRef,
 }
 
 /// Where a stream's labels come from.
@@ -277,6 +292,7 @@ impl TryFrom<RawConfig> for Config {
                 Duration::from_hours(366 * 24),
             )?;
         }
+        samples::need_coordinator(&streams, raw.coordinator.is_some())?;
         let outbox = outbox(&raw.outbox)?;
         for (key, flush) in [
             ("outbox.flush", raw.outbox.flush),

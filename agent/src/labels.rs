@@ -1,14 +1,15 @@
-//! The task that joins predictions with their labels.
+//! The task that joins predictions with their labels, and keeps windows for training until theirs came.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lamppost_agent_core::label::{LabelJoin, LabelSpec, Losses, Predicted, Shadowed};
+use lamppost_agent_core::label::{LabelJoin, LabelSpec, Losses, Outlook, Predicted, Shadowed};
 use lamppost_models::message::Quality;
 use lamppost_models::{Digest, ModelName, Timestamp, Value};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::drift::Drift;
+use crate::samples::{Keeping, Offer};
 use crate::stats::{Counter, StreamStats};
 use crate::tap::Beside;
 use crate::uplink::wall_clock;
@@ -36,11 +37,14 @@ pub(crate) enum Event {
         /// Where its losses are counted.
         beside: Arc<Beside>,
     },
+    /// A window may be kept for training; its prediction was told before.
+    Offered { stream: usize, offer: Box<Offer> },
 }
 
-#[derive(Debug)]
 enum Message {
     Events(Vec<Event>),
+    Keep(Keeping),
+    StopKeeping(oneshot::Sender<()>),
     Ask(oneshot::Sender<Qualities>),
     Losses(Digest, oneshot::Sender<Losses>),
 }
@@ -106,6 +110,22 @@ impl Labels {
         }
     }
 
+    /// Keeps windows from now on.
+    pub(crate) async fn keep(&self, keeping: Keeping) {
+        if self.0.send(Message::Keep(keeping)).await.is_err() {
+            tracing::debug!("there is no task that would keep samples");
+        }
+    }
+
+    /// Hands over the windows that wait for labels, and keeps no more.
+    pub(crate) async fn stop_keeping(&self) {
+        let (reply, done) = oneshot::channel();
+        let sent = self.0.send(Message::StopKeeping(reply)).await.is_ok();
+        if !sent || done.await.is_err() {
+            tracing::error!("the label join is gone: samples that waited for labels are lost");
+        }
+    }
+
     /// How right each bundle is by now.
     pub(crate) async fn qualities(&self) -> Qualities {
         let (reply, answer) = oneshot::channel();
@@ -126,14 +146,23 @@ impl Labels {
 }
 
 async fn run(mut joins: Vec<Option<Join>>, mut messages: mpsc::Receiver<Message>) {
+    let mut keeping = Keeping::default();
     while let Some(message) = messages.recv().await {
         match message {
             Message::Events(events) => {
                 let now = wall_clock();
                 for event in events {
-                    take(&mut joins, event, now);
+                    take(&mut joins, &mut keeping, event, now);
                 }
                 joins.iter_mut().flatten().for_each(Join::count);
+                keeping.settle(|stream| Some(&joins.get(stream)?.as_ref()?.labels));
+            }
+            Message::Keep(new) => keeping = new,
+            Message::StopKeeping(done) => {
+                keeping.finish().await;
+                if done.send(()).is_err() {
+                    tracing::trace!("nobody waits for the last samples");
+                }
             }
             Message::Losses(digest, reply) => {
                 let losses = joins
@@ -151,6 +180,7 @@ async fn run(mut joins: Vec<Option<Join>>, mut messages: mpsc::Receiver<Message>
                     join.labels.expire(now);
                     join.count();
                 }
+                keeping.settle(|stream| Some(&joins.get(stream)?.as_ref()?.labels));
                 // Whoever asked may be gone.
                 drop(reply.send(qualities(&joins)));
             }
@@ -158,15 +188,18 @@ async fn run(mut joins: Vec<Option<Join>>, mut messages: mpsc::Receiver<Message>
     }
 }
 
-fn take(joins: &mut [Option<Join>], event: Event, now: Timestamp) {
+fn take(joins: &mut [Option<Join>], keeping: &mut Keeping, event: Event, now: Timestamp) {
     let (Event::Predicted { stream, .. }
     | Event::Label { stream, .. }
-    | Event::Shadowed { stream, .. }) = event;
-    let Some(Some(join)) = joins.get_mut(stream) else {
-        return;
-    };
-    match event {
-        Event::Predicted { predicted, .. } => {
+    | Event::Shadowed { stream, .. }
+    | Event::Offered { stream, .. }) = event;
+    let join = joins.get_mut(stream).and_then(Option::as_mut);
+    match (event, join) {
+        (Event::Offered { offer, .. }, join) => {
+            let outlook = join.map_or(Outlook::Never, |join| join.labels.outlook(&offer.predicted));
+            keeping.offered(stream, *offer, outlook);
+        }
+        (Event::Predicted { predicted, .. }, Some(join)) => {
             if !join.digests.contains(&predicted.digest) {
                 if join.digests.len() == DIGESTS_MAX {
                     join.digests.remove(0);
@@ -175,20 +208,28 @@ fn take(joins: &mut [Option<Join>], event: Event, now: Timestamp) {
             }
             if let Some(joined) = join.labels.predicted(predicted, now) {
                 tracing::trace!(?joined, "a label was there before its prediction");
-                join.drift.iter().for_each(|drift| drift.joined(&joined));
+                if let Some(drift) = &join.drift {
+                    drift.joined(&joined);
+                }
             }
         }
-        Event::Label { ts, value, .. } => {
+        (Event::Label { ts, value, .. }, Some(join)) => {
             let drift = &join.drift;
             join.labels.label(ts, value.as_ref(), |joined| {
                 tracing::trace!(?joined, "a label came");
-                drift.iter().for_each(|drift| drift.joined(&joined));
+                keeping.joined(stream, &joined);
+                if let Some(drift) = drift {
+                    drift.joined(&joined);
+                }
             });
             join.tell_pairs();
         }
-        Event::Shadowed {
-            shadowed, beside, ..
-        } => {
+        (
+            Event::Shadowed {
+                shadowed, beside, ..
+            },
+            Some(join),
+        ) => {
             if join
                 .beside
                 .as_ref()
@@ -200,6 +241,8 @@ fn take(joins: &mut [Option<Join>], event: Event, now: Timestamp) {
             join.labels.shadowed(shadowed, now);
             join.tell_pairs();
         }
+        // A stream without labels.
+        (_, None) => {}
     }
 }
 

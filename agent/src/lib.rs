@@ -7,6 +7,7 @@
 //! - `scorer` (with `prediction`): windows become predictions, on the engine's own thread;
 //! - `publish`: predictions go to the node's own broker and to the uplink;
 //! - `labels`: predictions meet what came true;
+//! - `samples`: windows are kept for training, where a policy says so;
 //! - `trust`: whose releases are believed, and what time it is;
 //! - `uplink`: predictions and reports go up, acknowledgements and releases come down;
 //! - [`outbox`]: what could not be sent waits on the disk;
@@ -27,6 +28,7 @@ mod publish;
 mod queue;
 mod report;
 mod run;
+mod samples;
 mod scorer;
 pub mod slots;
 mod stats;

@@ -45,6 +45,7 @@ use lamppost_models::{Epoch, StreamName, Timestamp};
 use lamppost_store::Store;
 
 pub use batch::StoredBatch;
+pub(crate) use batch::fits_a_batch;
 pub use error::OutboxError;
 use generation::Written;
 use runs::Runs;
@@ -261,7 +262,8 @@ impl Outbox {
 
     /// Stores records of one stream, each a JSON text, oldest first. They are on the disk when this returns.
     ///
-    /// Records with `boot` and `seq` are known by these: what becomes of them is told by number.
+    /// Records with `boot` and `seq`, or with an `origin` that has them, are known by these: what becomes of them is told by
+    /// number.
     ///
     /// # Errors
     /// [`OutboxError::Unwritten`] when the disk is full or failed: the first records may be stored, the rest was shed,
@@ -486,6 +488,19 @@ impl Outbox {
     /// [`OutboxError`] when it cannot be written.
     pub fn keep_spent(&self, spent: Spent) -> Result<(), OutboxError> {
         self.shelf.write_spent(spent)
+    }
+
+    /// What was used of the samples' budgets on the days that are noted here, by stream.
+    pub fn sampled(&self) -> BTreeMap<StreamName, Spent> {
+        self.shelf.read_sampled()
+    }
+
+    /// Notes what was used of the samples' budgets.
+    ///
+    /// # Errors
+    /// [`OutboxError`] when it cannot be written.
+    pub fn keep_sampled(&self, sampled: &BTreeMap<StreamName, Spent>) -> Result<(), OutboxError> {
+        self.shelf.write_sampled(sampled)
     }
 
     /// What waits, and what was lost.

@@ -238,14 +238,7 @@ mod tests {
     #[test]
     fn a_flat_topic_has_the_bare_value_or_the_label() {
         let mut writer = Writer::default();
-        let none = Output {
-            label: None,
-            score: None,
-            scores: None,
-            value: None,
-            unit: None,
-            horizon: None,
-        };
+        let none = Output::default();
         let value = Output {
             value: Some(1234.5),
             ..none.clone()

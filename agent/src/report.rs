@@ -183,6 +183,7 @@ impl Reporter {
                 .collect(),
             streams,
             outbox,
+            trust: Some(self.believed.reported(self.lapses.intake())),
         };
         let documents = Documents {
             status: crate::to_json(&status),
@@ -209,12 +210,18 @@ impl Reporter {
             return outbox;
         }
         let mut waiters = self.sight.waiters.clone();
-        for (at, stream) in streams.iter_mut().enumerate().filter(|(_, row)| !row.local) {
+        for (at, stream) in streams.iter_mut().enumerate() {
             let of = |numbers: &[u64]| numbers.get(at).copied().unwrap_or(0);
             // What a sudden end may still take does not count as made where nothing may be taken.
             if let Some(durable) = &self.sight.durable {
-                let made = &mut stream.counters.predictions;
-                *made = (*made).min(of(durable));
+                let counters = &mut stream.counters;
+                counters.samples = counters.samples.min(of(&durable.samples));
+                if !stream.local {
+                    counters.predictions = counters.predictions.min(of(&durable.predictions));
+                }
+            }
+            if stream.local {
+                continue;
             }
             let (seen, made) = (of(&self.sight.seen), stream.counters.predictions);
             if seen < made {

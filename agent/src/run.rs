@@ -21,12 +21,13 @@ use crate::outbox::{Outbox, OutboxError};
 use crate::publish::{Destination, Prediction, Publisher};
 use crate::queue::Queue;
 use crate::report::{ModelRow, Reporter, StreamRow};
+use crate::samples::{Keeping, Offers, Sampling};
 use crate::scorer::{Facts, Model, Scored, Scorer};
 use crate::slots::{self, Slots, SlotsError};
 use crate::stats::StreamStats;
 use crate::trust::{self, Believed, TrustConfig, TrustKeeper};
 use crate::uplink::{
-    self, Documents, Door, Identity, Looker, Made, Sight, SpoolState, Uplink, UplinkError,
+    self, Documents, Door, Identity, Looker, Made, Samples, Sight, SpoolState, Uplink, UplinkError,
     UplinkState, clock,
 };
 
@@ -162,6 +163,7 @@ struct Parts {
     report_stop: CancellationToken,
     reporter: JoinHandle<()>,
     labels: JoinHandle<()>,
+    keeping: Labels,
     drift: drift::Keeper,
     slots: Slots,
     trust: TrustKeeper,
@@ -200,13 +202,14 @@ impl Parts {
         let slots = Slots::start(slots, labels.clone()).await?;
         let (documents, documents_watch) = watch::channel(Documents::default());
         let (uplink, made, seen) = shared
-            .start_uplink(documents_watch, &slots, (uplink_state, ends))
+            .start_uplink(documents_watch, &slots, &labels, (uplink_state, ends))
             .await?;
         let queue = Arc::new(Queue::new(config.queue, config.when_full));
         let (engine, predictions) = shared.start_engine(&queue, &slots, labels.clone())?;
         let publisher = tokio::spawn(shared.publisher(link.clone(), made).run(predictions));
         let reporter = shared.reporter(link, documents, &slots, labels.clone(), (seen, believed));
         let reporter = tokio::spawn(reporter.run(report_stop.clone()));
+        let keeping = labels.clone();
         shared.wait_for_models(&slots).await;
         let ingest = shared
             .start_ingest(receiver, queue, labels, intake_stop.clone())
@@ -221,6 +224,7 @@ impl Parts {
             reporter,
             labels: labels_task,
             drift,
+            keeping,
             slots,
             trust,
         })
@@ -248,13 +252,13 @@ impl Parts {
     /// Ends all parts: each when what comes from the one before is through.
     async fn stop(self) {
         self.intake_stop.cancel();
-        for (part, handle) in [
-            ("ingest", self.ingest),
-            ("engine", self.engine),
-            ("publisher", self.publisher),
-        ] {
+        for (part, handle) in [("ingest", self.ingest), ("engine", self.engine)] {
             join(part, handle).await;
         }
+        // No window and no label comes any more: what waits goes to the outbox, which the uplink keeps open till then.
+        self.keeping.stop_keeping().await;
+        drop(self.keeping);
+        join("publisher", self.publisher).await;
         if let Some(uplink) = self.uplink {
             join("uplink", uplink).await;
         }
@@ -301,6 +305,7 @@ impl Shared<'_> {
         &self,
         documents: watch::Receiver<Documents>,
         slots: &Slots,
+        labels: &Labels,
         (state, trust): (watch::Sender<UplinkState>, trust::Ends),
     ) -> Result<Started, RunError> {
         let state_watch = state.subscribe();
@@ -315,7 +320,7 @@ impl Shared<'_> {
         };
         let (releases, deliveries) = mpsc::channel(RELEASES_MAX);
         slots.follow(deliveries);
-        let (uplink, incoming, made, looker) = Uplink::new(uplink::Start {
+        let (uplink, incoming, ways) = Uplink::new(uplink::Start {
             config: coordinator.uplink.clone(),
             identity: self.identity.clone(),
             properties: self.config.publish.clone(),
@@ -326,8 +331,20 @@ impl Shared<'_> {
             trust,
             state,
         })?;
-        seen.looker = Some(looker);
-        Ok((Some(tokio::spawn(uplink.run(incoming))), Some(made), seen))
+        labels.keep(self.keeping(ways.samples)).await;
+        seen.looker = Some(ways.looker);
+        let uplink = tokio::spawn(uplink.run(incoming));
+        Ok((Some(uplink), Some(ways.made), seen))
+    }
+
+    fn keeping(&self, samples: Samples) -> Keeping {
+        let streams = self.config.streams.iter().enumerate().zip(&self.stats);
+        let sampling = |((at, stream), stats): ((usize, &Stream), &Arc<StreamStats>)| {
+            let model = &self.model_of(stream).name;
+            let before = samples.before.get(&stream.name).copied();
+            Sampling::new((at, stream), (self.identity.boot, model), stats, before)
+        };
+        Keeping::new(streams.map(sampling).collect(), samples)
     }
 
     async fn start_trust(
@@ -408,6 +425,7 @@ impl Shared<'_> {
                 model: stream.model,
                 labelled: stream.label.is_some(),
                 flat: stream.flat.is_some(),
+                offers: Offers::of(stream.sample.as_ref()),
                 stats: Arc::clone(stats),
                 drift: drift.clone(),
             });

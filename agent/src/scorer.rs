@@ -22,6 +22,7 @@ use crate::ingest::Job;
 use crate::labels::Labels;
 use crate::publish::Prediction;
 use crate::queue::Queue;
+use crate::samples::Offers;
 use crate::stats::StreamStats;
 use crate::tap::Tap;
 
@@ -104,6 +105,8 @@ pub(crate) struct Scored {
     pub(crate) labelled: bool,
     /// Whether a flat topic takes the bare value.
     pub(crate) flat: bool,
+    /// What its samples ask for.
+    pub(crate) offers: Offers,
     /// What its windows are told to.
     pub(crate) drift: Option<Drift>,
     pub(crate) stats: Arc<StreamStats>,

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use lamppost_agent_core::slot::{Backoff, FAILURES_MAX_DEFAULT};
 use lamppost_engine::Engine;
-use lamppost_models::message::ReportedModel;
+use lamppost_models::message::{Intake, ReportedModel};
 use lamppost_models::rollout::Tags;
 use lamppost_models::time::Zone;
 use lamppost_models::{Digest, FieldName, GroupId, ModelName, NodePath, StreamName, Timestamp};
@@ -175,6 +175,11 @@ pub enum SlotsError {
     Broken,
 }
 
+/// Releases that were taken in.
+const NEW: &str = "new";
+/// Releases that were neither taken in nor refused.
+const NOTHING_NEW: [&str; 3] = ["known", "withdrawn", "other-model"];
+
 /// What became of releases, by reason.
 #[derive(Debug, Default)]
 struct Counts {
@@ -192,12 +197,26 @@ impl Counts {
         *count
     }
 
+    /// For the report.
+    fn intake(&self) -> Intake {
+        let counts = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = counts
+            .iter()
+            .filter(|(kind, _)| **kind != NEW && !NOTHING_NEW.contains(kind));
+        Intake {
+            taken: counts.get(NEW).copied().unwrap_or(0),
+            refused: refused
+                .map(|(kind, count)| ((*kind).to_owned(), *count))
+                .collect(),
+        }
+    }
+
     fn show(&self, lapses: Vec<Lapse>) {
         *self.lapses.lock().unwrap_or_else(PoisonError::into_inner) = lapses;
     }
 }
 
-/// When releases expire, for the report.
+/// What became of releases and when they expire, for the report.
 #[derive(Clone, Debug)]
 pub(crate) struct Lapses(Arc<Counts>);
 
@@ -218,6 +237,11 @@ impl Lapses {
             )
         };
         expired.map(text).collect()
+    }
+
+    /// How many were taken in and refused.
+    pub(crate) fn intake(&self) -> Intake {
+        self.0.intake()
     }
 }
 

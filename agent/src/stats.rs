@@ -43,6 +43,11 @@ pub(crate) struct StreamStats {
     pub(crate) predictions: Counter,
     pub(crate) labels: Counter,
     pub(crate) unlabelled: Counter,
+    pub(crate) samples: Counter,
+    pub(crate) samples_over_budget: Counter,
+    pub(crate) samples_over_size: Counter,
+    pub(crate) samples_crowded: Counter,
+    pub(crate) samples_dropped: Counter,
     last_reading_ms: AtomicI64,
     /// When the newest reading came, in milliseconds of the steady clock; 0 before the first.
     last_arrival_ms: AtomicU64,
@@ -62,6 +67,11 @@ impl Default for StreamStats {
             predictions: Counter::default(),
             labels: Counter::default(),
             unlabelled: Counter::default(),
+            samples: Counter::default(),
+            samples_over_budget: Counter::default(),
+            samples_over_size: Counter::default(),
+            samples_crowded: Counter::default(),
+            samples_dropped: Counter::default(),
             last_reading_ms: AtomicI64::new(i64::MIN),
             last_arrival_ms: AtomicU64::new(0),
         }
@@ -103,7 +113,11 @@ impl StreamStats {
             predictions: self.predictions.get(),
             labels: self.labels.get(),
             unlabelled: self.unlabelled.get(),
-            ..StreamCounters::default()
+            samples: self.samples.get(),
+            samples_over_budget: self.samples_over_budget.get(),
+            samples_over_size: self.samples_over_size.get(),
+            samples_crowded: self.samples_crowded.get(),
+            samples_dropped: self.samples_dropped.get(),
         }
     }
 }

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use lamppost_agent_core::label::Pair;
+use bytes::Bytes;
+use lamppost_agent_core::label::{Pair, Predicted};
 use lamppost_agent_core::latency::LatencyHistogram;
 use lamppost_models::id::PredictionId;
 use lamppost_models::message::Label;
@@ -71,6 +72,8 @@ pub(crate) struct Said {
     pub(crate) took_us: u64,
     /// Whether a label will come.
     pub(crate) labelled: bool,
+    /// The whole prediction and its JSON, where the stream's samples ask for what a candidate says of it.
+    pub(crate) offer: Option<Box<(Predicted, Bytes)>>,
 }
 
 /// What a candidate made of a window.
@@ -333,6 +336,7 @@ mod tests {
             label: Some(Label::Value(value)),
             took_us,
             labelled: true,
+            offer: None,
         })
     }
 

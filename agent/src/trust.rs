@@ -16,6 +16,7 @@ use lamppost_agent_core::fresh::{FreshClock, FreshConfig, Suspicion};
 use lamppost_agent_core::keyring::{ChainRefusal, Followed, Keyring};
 use lamppost_models::id::Nonce;
 use lamppost_models::key::{PublicKey, Role, RoleError};
+use lamppost_models::message::{Intake, ReportedTrust};
 use lamppost_models::signed_time::TimeQuestion;
 use lamppost_models::trust::Anchor;
 use lamppost_models::{SignedTime, Timestamp, V1};
@@ -79,8 +80,17 @@ pub(crate) struct View {
     clock: FreshClock,
     /// Counts what may let a release in that was refused before: new keys, a proven time.
     pub(crate) revision: u64,
-    /// What came of messages, by reason.
+    /// What became of messages that told nothing new, and of questions.
     counts: BTreeMap<&'static str, u64>,
+    documents: Intake,
+    times: Intake,
+}
+
+/// What is believed or refused.
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Document,
+    Time,
 }
 
 /// What is believed, wherever it is needed.
@@ -110,15 +120,38 @@ impl Believed {
     pub(crate) fn now(&self) -> Timestamp {
         self.0.borrow().now()
     }
+
+    /// Whom the node believes, for its report; `releases` is what became of those.
+    pub(crate) fn reported(&self, releases: Intake) -> ReportedTrust {
+        let view = self.0.borrow();
+        let bound = view.clock.bound(clock().steady);
+        ReportedTrust {
+            document: view.keyring.version(),
+            releases,
+            documents: view.documents.clone(),
+            times: view.times.clone(),
+            at_least: bound.map(|(at_least, _)| at_least),
+            told_s: bound.map(|(_, ago)| ago.as_secs()),
+        }
+    }
 }
 
 impl View {
-    const fn new(keyring: Keyring, clock: FreshClock) -> Self {
+    fn new(keyring: Keyring, clock: FreshClock) -> Self {
         Self {
             keyring,
             clock,
             revision: 0,
             counts: BTreeMap::new(),
+            documents: Intake::default(),
+            times: Intake::default(),
+        }
+    }
+
+    const fn intake(&mut self, what: What) -> &mut Intake {
+        match what {
+            What::Document => &mut self.documents,
+            What::Time => &mut self.times,
         }
     }
 
@@ -335,11 +368,14 @@ impl Task {
             self.view.send_replace(next);
         }
         match followed {
-            Ok(Followed::New(_)) => self.count("trust-new", ""),
+            Ok(Followed::New(_)) => self.taken(What::Document),
             Ok(Followed::Known) => self.count("trust-known", ""),
             // Nothing is wrong with a chain that this node does not need.
             Err(ChainRefusal::NoRoot) => self.count("trust-unneeded", ""),
-            Err(refusal) => self.refuse(refusal.kind(), &crate::error_chain(&refusal)),
+            Err(refusal) => {
+                let reason = crate::error_chain(&refusal);
+                self.refuse(What::Document, refusal.kind(), &reason);
+            }
         }
     }
 
@@ -354,7 +390,9 @@ impl Task {
         };
         let (time, signers) = match opened {
             Ok(opened) => opened,
-            Err(error) => return self.refuse("time-refused", &crate::error_chain(&error)),
+            Err(error) => {
+                return self.refuse(What::Time, "refused", &crate::error_chain(&error));
+            }
         };
         let steady = clock().steady;
         let mut answered = Ok(());
@@ -369,9 +407,9 @@ impl Task {
             }
         });
         match answered {
-            Ok(()) => self.count(if asked { "time-answered" } else { "time" }, ""),
-            // It may be late: the link was slow, and it was asked again.
-            Err(error) => self.count("time-late", &error.to_string()),
+            Ok(()) => self.taken(What::Time),
+            // The link was slow, say, and it was asked again.
+            Err(error) => self.refuse(What::Time, "late", &error.to_string()),
         }
     }
 
@@ -414,10 +452,25 @@ impl Task {
         tracing::debug!(kind, count, detail, "a trust document or time");
     }
 
-    fn refuse(&self, kind: &'static str, reason: &str) {
-        let count = self.bump(kind);
+    fn taken(&self, what: What) {
+        self.view.send_if_modified(|view| {
+            view.intake(what).taken += 1;
+            false
+        });
+    }
+
+    fn refuse(&self, what: What, kind: &'static str, reason: &str) {
+        let mut count = 0;
+        self.view.send_if_modified(|view| {
+            let refused = &mut view.intake(what).refused;
+            let counted = refused.entry(kind.to_owned()).or_default();
+            *counted += 1;
+            count = *counted;
+            false
+        });
         if is_milestone(count) {
             tracing::warn!(
+                ?what,
                 kind,
                 count,
                 reason,

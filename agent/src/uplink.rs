@@ -10,6 +10,7 @@
 //! - [`pending`]: the live predictions that are not acknowledged;
 //! - [`held`]: the batches whose predictions are sent live;
 //! - [`feed`]: what comes in, and what is here when a report asks;
+//! - [`samples`]: the way of samples into the outbox;
 //! - [`spool`]: the outbox on its own thread;
 //! - [`replay`]: the batches in flight;
 //! - [`sending`]: what goes up, and in which order;
@@ -22,6 +23,7 @@ mod interface;
 mod mqtt;
 mod pending;
 mod replay;
+mod samples;
 mod sending;
 mod spool;
 mod tls;
@@ -51,6 +53,7 @@ use spool::{Part, Spool, SpoolConfig};
 pub(crate) use interface::{
     Delivery, Documents, Identity, Login, Looker, Made, Sight, UplinkConfig, UplinkState,
 };
+pub(crate) use samples::{SampleBatch, Samples};
 pub(crate) use spool::{Door, SpoolState};
 pub use tls::TlsError;
 pub(crate) use tls::install_provider;
@@ -77,6 +80,13 @@ pub(crate) struct Start {
     pub(crate) releases: mpsc::Sender<Delivery>,
     pub(crate) trust: trust::Ends,
     pub(crate) state: watch::Sender<UplinkState>,
+}
+
+/// The ways into the uplink.
+pub(crate) struct Ways {
+    pub(crate) made: Made,
+    pub(crate) samples: Samples,
+    pub(crate) looker: Looker,
 }
 
 /// Why there is no uplink.
@@ -133,10 +143,8 @@ enum End {
 }
 
 impl Uplink {
-    /// Prepares the uplink, and gives out where predictions go.
-    pub(crate) fn new(
-        start: Start,
-    ) -> Result<(Self, mpsc::Receiver<Feed>, Made, Looker), UplinkError> {
+    /// Prepares the uplink, and gives out where predictions and samples go.
+    pub(crate) fn new(start: Start) -> Result<(Self, mpsc::Receiver<Feed>, Ways), UplinkError> {
         let Start {
             config,
             identity,
@@ -165,7 +173,7 @@ impl Uplink {
             connect_timeout: config.connect_timeout,
         };
         let spool_watch = spool_state.subscribe();
-        let before = outbox.spent();
+        let (before, sampled) = (outbox.spent(), outbox.sampled());
         let spool_config = SpoolConfig {
             boot: identity.boot,
             streams: identity.streams.clone(),
@@ -212,7 +220,13 @@ impl Uplink {
             config,
         };
         let (made, incoming, looker) = Made::channel(uplink.state.clone());
-        Ok((uplink, incoming, made, looker))
+        let samples = Samples::new(uplink.spool.commands(), made.hold(), sampled);
+        let ways = Ways {
+            made,
+            samples,
+            looker,
+        };
+        Ok((uplink, incoming, ways))
     }
 
     /// Runs until `made` ends, which is how the agent stops; nothing that was made is lost then.

@@ -19,15 +19,20 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 mod position;
+mod revoke;
 mod samples;
 
 pub use position::{ParsePositionError, Position};
+pub use revoke::{BundleName, ParseBundleNameError, RevokeBundle};
 pub use samples::{
     Forgotten, LabelBy, Labelled, RefusedLine, SampleLabel, SampleSummary, StoredSample,
 };
 
 /// The header that says who asks, for the audit log: `user@host`, say.
 pub const BY_HEADER: &str = "lamppost-by";
+
+/// Nodes in one answer, at most, and when no number is asked for: some 2 MB of JSON.
+pub const NODES_MAX: usize = 1_000;
 
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,9 +173,9 @@ pub struct RolloutView {
     pub rollout: Rollout,
     /// Whether it is the one that holds.
     pub current: bool,
-    /// Its nodes, counted.
+    /// Its nodes, counted; of the rollout that holds.
     pub summary: Summary,
-    /// Its nodes, when one rollout was asked for.
+    /// Its nodes, or some of them, when one rollout was asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<progress::NodeRow>,
     /// The waves of the group: those under way, or the last that were.
@@ -237,6 +242,20 @@ pub struct Given {
     pub digest: Digest,
     /// The bytes.
     pub bytes: u64,
+}
+
+impl RolloutView {
+    /// A rollout that holds no more.
+    pub(crate) fn before(rollout: Rollout) -> Self {
+        Self {
+            rollout,
+            current: false,
+            summary: Summary::default(),
+            nodes: Vec::new(),
+            campaign: None,
+            warnings: Vec::new(),
+        }
+    }
 }
 
 impl StartRollout {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use lamppost_coordinator_core::rollout::audit::Actor;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -191,6 +192,11 @@ fn open_blocking(
     let mut state = State::open(&state_dir, settings).map_err(|error| taken(data_dir, error))?;
     let signers = Arc::new(Signers::load(data_dir, signers)?);
     let authority = Arc::new(Authority::open(data_dir, signers)?);
+    // Other signers of the configuration, or documents that were installed while it was down.
+    let by = Actor::coordinator();
+    state
+        .note_keys(&authority.trusted(), &by, now())
+        .map_err(OpenStateError::Read)?;
     let known: BTreeMap<_, _> = state.models().map(|row| (row.digest, row.bytes)).collect();
     let dir = data_dir.join("artifacts");
     let complete = state.complete();

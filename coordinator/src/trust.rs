@@ -12,6 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lamppost_coordinator_core::rollout::audit::Trusted;
 use lamppost_models::id::Nonce;
 use lamppost_models::key::PublicKey;
 use lamppost_models::seal::Sealed;
@@ -162,6 +163,16 @@ impl Authority {
         self.installed.send_replace(Some(Arc::clone(&installed)));
         tracing::info!(version = %installed.newest.version, "trust documents were installed");
         Ok(installed)
+    }
+
+    /// Who may sign and who does, for the audit log.
+    pub(crate) fn trusted(&self) -> Trusted {
+        let installed = self.installed.borrow();
+        Trusted {
+            v: V1,
+            trust: installed.as_ref().map(|installed| installed.newest.clone()),
+            signers: self.signers.public(),
+        }
     }
 
     /// What time it is, signed by all keys.

@@ -102,6 +102,62 @@ fn a_tour_of_the_registry_and_the_rollouts() {
 }
 
 #[test]
+fn a_version_is_revoked_and_a_rollout_is_played() {
+    let dir = tempdir();
+    let server = Server::start(dir.path());
+    for version in ["1.0.0", "1.1.0"] {
+        let path = dir.path().join(version);
+        std::fs::write(&path, bundle(version)).unwrap();
+        server.good(&["model", "push", text(&path)]);
+    }
+    server.good(&["rollout", "start", "traffic-flow", "1.0.0"]);
+    let revoke = [
+        "rollout",
+        "revoke",
+        "traffic-flow",
+        "1.0.0",
+        "--reason",
+        "blind in snow",
+    ];
+    let (code, error) = server.bad(&revoke);
+    assert!(
+        code == 1 && error.contains("--to VERSION"),
+        "{code} {error}"
+    );
+
+    let fleet = dir.path().join("fleet.toml");
+    std::fs::write(&fleet, "[[nodes]]\nsite = \"a\"\ncount = 40\n").unwrap();
+    let played: serde_json::Value = server.json(&[
+        "sim",
+        "traffic-flow",
+        "1.1.0",
+        "--fleet",
+        text(&fleet),
+        "--runs",
+        "2",
+    ]);
+    let digest = bundle_digest(&server, "1.1.0");
+    assert_eq!(played["plan"]["to"]["digest"], digest);
+    assert_eq!(played["runs"].as_array().unwrap().len(), 2);
+    let (code, error) = server.bad(&["sim", "traffic-flow", "1.1.0"]);
+    assert!(
+        code == 1 && error.contains("lamppost node ls"),
+        "{code} {error}"
+    );
+
+    let revoked: RolloutView = server.json(&[&revoke[..], &["--to", "1.1.0"]].concat());
+    assert_eq!(revoked.rollout.stable.digest.to_string(), digest);
+    assert!(server.good(&["audit"]).contains("blind in snow"));
+    server.terminate();
+}
+
+fn bundle_digest(server: &Server, version: &str) -> String {
+    let rows: Vec<ModelRow> = server.json(&["model", "ls"]);
+    let named = rows.iter().find(|row| row.version.to_string() == version);
+    named.unwrap().digest.to_string()
+}
+
+#[test]
 fn each_way_to_fail_has_its_exit_code() {
     let dir = tempdir();
     let server = Server::start_with(dir.path(), Some("0123456789abcdef"));

@@ -10,7 +10,8 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use lamppost_coordinator::api::Key;
+use lamppost_coordinator::api::{AuditCheck, AuditPage, Key};
+use lamppost_coordinator_core::rollout::audit::Act;
 use lamppost_models::id::Nonce;
 use lamppost_models::key::PublicKey;
 use lamppost_models::signed_time::TimeQuestion;
@@ -371,12 +372,14 @@ async fn while_it_runs(offline: &Offline, coordinator: &Coordinator, node: &mut 
     offline.good(&[&more[..], &roots].concat());
     let response = coordinator
         .request(reqwest::Method::POST, "/v1/trust")
+        .header("lamppost-by", "anna@depot")
         .json(&offline.chain())
         .send()
         .await
         .unwrap();
     assert!(response.status().is_success());
     assert_eq!(trust_on_topic(node).await.version, TrustVersion(3));
+    audited(coordinator).await;
     let old = Chain {
         chain: offline.chain().chain[..2].to_vec(),
         ..offline.chain()
@@ -389,6 +392,44 @@ async fn while_it_runs(offline: &Offline, coordinator: &Coordinator, node: &mut 
         status == 409 && text.contains("document 3 is known already"),
         "{text}"
     );
+}
+
+/// What was installed while the coordinator was away, its new signer, and what was installed while it ran; refused documents
+/// are no entries.
+async fn audited(coordinator: &Coordinator) {
+    let page: AuditPage = coordinator.get("/v1/audit?from=0").await;
+    let entries = page.entries.iter().filter(|entry| entry.act == Act::Keys);
+    let told: Vec<_> = entries
+        .map(|entry| (entry.by.as_str(), entry.words.as_str()))
+        .collect();
+    let [first, second, third] = told[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(
+        (first.0, second.0, third.0),
+        ("coordinator", "coordinator", "anna@depot")
+    );
+    assert!(
+        first
+            .1
+            .starts_with("trust document 1 is installed, the first one: 2 of "),
+        "{told:?}"
+    );
+    assert!(
+        second
+            .1
+            .starts_with("trust document 2 is installed after 1: ")
+            && second.1.contains("2 of 2 release keys must sign")
+            && second.1.contains("new release keys ")
+            && second.1.contains("; releases are signed with "),
+        "{told:?}"
+    );
+    assert!(
+        third.1.contains("2 of 3 release keys must sign"),
+        "{told:?}"
+    );
+    let check: AuditCheck = coordinator.get("/v1/audit/verify").await;
+    assert!(check.whole);
 }
 
 #[tokio::test]

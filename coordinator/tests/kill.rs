@@ -186,6 +186,7 @@ async fn report(node: &Node, used: u64, samples: u64) {
             lanes: Class::ALL.map(lane).to_vec(),
             ..ReportedOutbox::default()
         },
+        trust: None,
     };
     node.say_retained("reported", &reported).await;
 }

@@ -10,7 +10,7 @@ mod support;
 
 use std::time::Duration;
 
-use lamppost_coordinator::api::{AuditCheck, AuditPage, Key, RolloutView};
+use lamppost_coordinator::api::{AuditCheck, AuditPage, Key, NodeView, RolloutView};
 use lamppost_coordinator_core::progress::NodeProgress;
 use lamppost_coordinator_core::rollout::campaign::{Campaign, Ending, State, Why};
 use lamppost_models::message::{ActiveSlot, CandidateSlot, ReportedModel, TrialState, Verdict};
@@ -495,6 +495,47 @@ fn server_views(server: &Server) -> Option<Vec<RolloutView>> {
     let output = server.run(&["rollout", "status", "traffic-flow", "--json"]);
     let views = output.status.success().then_some(output.stdout)?;
     serde_json::from_slice(&views).ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_come_in_pages_and_are_counted_as_a_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let (coordinator, _, nodes) = fleet(dir.path()).await;
+    for (query, wanted) in [
+        ("", &["gw-1", "gw-2"][..]),
+        ("?limit=1", &["gw-1"][..]),
+        ("?after=minneapolis/gw-1", &["gw-2"][..]),
+        ("?limit=5&after=minneapolis/gw-0", &["gw-1", "gw-2"][..]),
+        ("?after=minneapolis/gw-2", &[][..]),
+    ] {
+        let page: Vec<NodeView> = coordinator.get(&format!("/v1/nodes{query}")).await;
+        let paths: Vec<_> = page.into_iter().map(|view| view.path).collect();
+        let wanted: Vec<_> = wanted.iter().map(|node| path(node)).collect();
+        assert_eq!(paths, wanted, "{query}");
+    }
+    for (query, wanted) in [
+        ("?nodes=0", &[][..]),
+        ("?nodes=1", &["gw-1"][..]),
+        ("?nodes=1&after=minneapolis/gw-1", &["gw-2"][..]),
+    ] {
+        let views: Vec<RolloutView> = coordinator.get(&format!("{TARGET}{query}")).await;
+        let paths: Vec<_> = views[0].nodes.iter().map(|row| row.path.clone()).collect();
+        let wanted: Vec<_> = wanted.iter().map(|node| path(node)).collect();
+        assert_eq!((paths, views[0].summary.nodes), (wanted, 2), "{query}");
+    }
+    for wrong in [
+        "/v1/nodes?limit=0".to_owned(),
+        "/v1/nodes?limit=1001".to_owned(),
+        "/v1/nodes?after=gw-1".to_owned(),
+        "/v1/nodes?page=2".to_owned(),
+        format!("{TARGET}?nodes=1001"),
+    ] {
+        let request = coordinator.request(Method::GET, &wrong);
+        let (status, text) = coordinator.refused(request).await;
+        assert_eq!(status, 400, "{wrong}: {text}");
+    }
+    drop(nodes);
+    coordinator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -219,6 +219,7 @@ async fn pages_are_whole_while_a_node_sends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "one story of one set of samples")]
 async fn the_command_line_lists_labels_exports_and_forgets() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());

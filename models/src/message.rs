@@ -19,6 +19,10 @@ use crate::topic::NodePath;
 use crate::trial::TrialReport;
 use crate::version::V1;
 
+mod trust;
+
+pub use trust::{Intake, ReportedTrust};
+
 /// Longest JSON text of one message, in bytes: a batch of 7 KiB, unpacked, stays well below.
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 
@@ -241,6 +245,9 @@ pub struct Reported {
     pub streams: Vec<ReportedStream>,
     /// The outbox.
     pub outbox: ReportedOutbox,
+    /// Whom the node believes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<ReportedTrust>,
 }
 
 /// A model on a node.
@@ -488,9 +495,21 @@ pub struct StreamCounters {
     pub labels: u64,
     /// Predictions whose label did not come in time.
     pub unlabelled: u64,
-    /// Samples kept for training, which is the `seq` of the next one.
+    /// Samples kept, which is the `seq` of the next one.
     #[serde(skip_serializing_if = "is_zero")]
     pub samples: u64,
+    /// Windows that a policy chose and the day's budget had no bytes for.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub samples_over_budget: u64,
+    /// Windows that a policy chose and that are larger than a batch.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub samples_over_size: u64,
+    /// Samples that went without their label, for too many waited for theirs.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub samples_crowded: u64,
+    /// Samples that were dropped before they had a number, for the outbox was held up.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub samples_dropped: u64,
 }
 
 /// What waits for the link, and what was lost waiting.
@@ -568,10 +587,7 @@ const fn is_false(flag: &bool) -> bool {
     !*flag
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde calls it with a reference"
-)]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
 const fn is_zero(count: &u64) -> bool {
     *count == 0
 }

@@ -3,7 +3,6 @@
 //! A release is one message whatever the number of nodes: each decides by itself, from its own name, groups and tags,
 //! whether it is exposed to the candidate, held back as control, or neither. The coordinator computes the same.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{Deserializer, Error as _};
@@ -15,8 +14,10 @@ use crate::release::BundleRef;
 use crate::topic::NodePath;
 
 mod hours;
+mod tags;
 
 pub use hours::{Hours, MinuteOfWeek, ParseHoursError};
+pub use tags::Tags;
 
 /// Most groups, tags and nodes each that an exposure names: with the longest names an envelope still has room for them.
 pub const EXPOSURE_NAMES_MAX: usize = 64;
@@ -24,9 +25,6 @@ pub const EXPOSURE_NAMES_MAX: usize = 64;
 pub const TAGS_MAX: usize = 16;
 
 const HOUR_S: u64 = 3600;
-
-/// What a node is tagged with: its backhaul, say, or its kind.
-pub type Tags = BTreeMap<TagName, TagValue>;
 
 /// A share of nodes in hundredths of a per cent, 0 to 10,000.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

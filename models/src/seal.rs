@@ -72,20 +72,33 @@ pub enum SealError {
 }
 
 impl Sealed {
-    pub(crate) fn new(payload: &[u8]) -> Self {
-        Self {
+    /// A document, signed by `keys`.
+    pub(crate) fn of<'k>(
+        document: &impl Serialize,
+        prefix: &[u8],
+        keys: impl IntoIterator<Item = &'k SecretKey>,
+    ) -> Result<Self, serde_json::Error> {
+        let payload = serde_json::to_vec(document)?;
+        let mut sealed = Self {
             v: V1,
             signatures: Vec::new(),
-            payload: BASE64.encode(payload),
+            payload: BASE64.encode(&payload),
+        };
+        for key in keys {
+            sealed.add(sign(prefix, &payload, key));
         }
+        Ok(sealed)
     }
 
     /// Adds the signature of `key`, in place of one that it has given before.
     pub(crate) fn sign(&mut self, prefix: &[u8], key: &SecretKey) -> Result<(), SealError> {
-        let signature = sign(prefix, &decode_payload(&self.payload)?, key);
+        self.add(sign(prefix, &self.payload()?, key));
+        Ok(())
+    }
+
+    fn add(&mut self, signature: Signature) {
         self.signatures.retain(|known| known.key != signature.key);
         self.signatures.push(signature);
-        Ok(())
     }
 
     /// The payload, whoever signed it.

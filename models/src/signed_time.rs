@@ -74,14 +74,7 @@ impl SignedTime {
         &self,
         keys: impl IntoIterator<Item = &'k SecretKey>,
     ) -> Result<Sealed, serde_json::Error> {
-        let mut sealed = Sealed::new(&serde_json::to_vec(self)?);
-        for key in keys {
-            // What was just encoded decodes.
-            sealed
-                .sign(SIGNED_PREFIX, key)
-                .map_err(serde::ser::Error::custom)?;
-        }
-        Ok(sealed)
+        Sealed::of(self, SIGNED_PREFIX, keys)
     }
 
     /// Reads a signed time and the ids of the keys of `release` that signed it; one is enough.

@@ -171,14 +171,7 @@ impl Trust {
         &self,
         keys: impl IntoIterator<Item = &'k SecretKey>,
     ) -> Result<Sealed, serde_json::Error> {
-        let mut sealed = Sealed::new(&serde_json::to_vec(self)?);
-        for key in keys {
-            // What was just encoded decodes.
-            sealed
-                .sign(SIGNED_PREFIX, key)
-                .map_err(serde::ser::Error::custom)?;
-        }
-        Ok(sealed)
+        Sealed::of(self, SIGNED_PREFIX, keys)
     }
 
     /// Adds a signature, whoever has signed it before.

@@ -29,7 +29,7 @@ use serde_json::Value;
 type Check = fn(&str);
 
 /// Every file, with the type that reads it.
-const FILES: [(&str, Check); 32] = [
+const FILES: [(&str, Check); 34] = [
     ("ack.json", holds::<Ack>),
     ("event-batch.json", holds::<EventBatch>),
     ("golden.json", holds::<Golden>),
@@ -51,6 +51,7 @@ const FILES: [(&str, Check); 32] = [
     ("reported-drift.json", holds::<Reported>),
     ("reported-ledger.json", holds::<Reported>),
     ("reported-trial.json", holds::<Reported>),
+    ("reported-trust.json", holds::<Reported>),
     ("reported.json", holds::<Reported>),
     ("sample-batch.json", holds::<SampleBatch>),
     ("sample-origin.json", holds::<SampleBatch>),

@@ -242,6 +242,18 @@ fn counters_that_an_older_agent_does_not_know_are_zero() {
 }
 
 #[test]
+fn counters_of_samples_are_there_where_there_are_any() {
+    let mut reported: Reported =
+        serde_json::from_value(golden_json("reported.json")).expect("a report");
+    reported.streams[0].counters.samples = 7;
+    let written = serde_json::to_value(&reported).expect("a report");
+    assert_eq!(written["streams"][0]["samples"], json!(7));
+    assert_eq!(written["streams"][0].get("samples_dropped"), None);
+    let read: Reported = serde_json::from_value(written).expect("a report");
+    assert_eq!(read, reported);
+}
+
+#[test]
 fn words_outside_the_vocabulary_are_refused() {
     for (file, pointer, value) in [
         ("status-up.json", "/state", json!("sideways")),

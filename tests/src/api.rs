@@ -8,9 +8,9 @@ use std::sync::Once;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use lamppost_models::NodePath;
 use lamppost_models::id::PredictionId;
 use lamppost_models::message::NodeRow;
+use lamppost_models::{Digest, NodePath};
 use reqwest::Method;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -121,6 +121,15 @@ impl Api {
         .await
     }
 
+    /// Asks for something by POST at an address below `/v1`.
+    ///
+    /// # Errors
+    /// With what the coordinator says when it refuses.
+    pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let request = self.client.post(format!("{}/{path}", self.base));
+        self.answer(request.json(body)).await
+    }
+
     /// All nodes that the coordinator knows.
     ///
     /// # Errors
@@ -186,7 +195,34 @@ impl Api {
         self.get(&format!("ledger/{path}")).await
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+    /// The answer to a GET below `/v1/`, as it came.
+    ///
+    /// # Errors
+    /// When the coordinator does not answer, or refuses.
+    pub async fn body(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        let url = format!("{}/{path}", self.base);
+        let response = self.client.get(url).send().await?.error_for_status()?;
+        Ok(response.bytes().await?.into())
+    }
+
+    /// A bundle, on a connection of its own.
+    ///
+    /// # Errors
+    /// When the coordinator does not answer, or refuses.
+    pub async fn artifact(&self, digest: Digest) -> anyhow::Result<Vec<u8>> {
+        let request = self
+            .client
+            .get(format!("{}/artifacts/{digest}", self.base))
+            .header("connection", "close");
+        let response = request.send().await?.error_for_status()?;
+        Ok(response.bytes().await?.into())
+    }
+
+    /// The answer to a GET below `/v1/`.
+    ///
+    /// # Errors
+    /// When the coordinator does not answer, or refuses.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         let answer = self
             .answer(
                 self.client

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::tz::{Offset, TimeZone};
@@ -96,6 +96,8 @@ pub struct NodePlan {
     pub uplink_keys: String,
     /// Keys of its `[outbox]` table, a line each.
     pub outbox_keys: String,
+    /// A file with the trust documents that it believes, in place of the coordinator's key.
+    pub trust_file: Option<PathBuf>,
 }
 
 impl NodePlan {
@@ -123,6 +125,7 @@ impl NodePlan {
             source,
             uplink_keys: String::new(),
             outbox_keys: String::new(),
+            trust_file: None,
         })
     }
 
@@ -139,6 +142,7 @@ impl NodePlan {
             source,
             uplink_keys: _,
             outbox_keys,
+            trust_file: _,
         } = self;
         let coordinator = centre.map_or_else(String::new, |centre| self.coordinator_table(centre));
         let fields: Vec<_> = source
@@ -200,11 +204,15 @@ publish = {{ live = true, flat = "city/{stream}/forecast" }}
         } else {
             String::new()
         };
+        let believed = match &self.trust_file {
+            Some(file) => format!("keys = []\ntrust_file = \"{}\"", file.display()),
+            None => format!("keys = [{key:?}]"),
+        };
         format!(
             r#"[coordinator]
 mqtt = "mqtt://{mqtt}"
 http = "http://{http}"
-{login}keys = ["{key}"]
+{login}{believed}
 keep_alive = "5s"
 connect_timeout = "2s"
 retry_min = "200ms"
@@ -298,7 +306,7 @@ impl Uplinks {
         (self.mqtt.carried(), self.http.carried())
     }
 
-    /// Has one bit of each artifact flipped on its way to the node, or no more.
+    /// Has a bit of every larger piece of an artifact flipped on its way to the node, or no more.
     pub fn alter_artifacts(&self, altering: bool) {
         self.http.set(if altering {
             Uplink::Altering

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use lamppost_broker::{Broker, Config, LinkPublisher, Publish, PublishProperties, QoS};
 use lamppost_models::release::{BundleRef, ReleaseKey, Sequence};
 use lamppost_models::{
-    Bundle, Digest, GroupId, ModelName, Release, Timestamp, Topic, TopicRoot, V1,
+    Bundle, Digest, GroupId, ModelName, Release, SignedTime, Timestamp, Topic, TopicRoot, V1,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -137,19 +137,39 @@ impl StandIn {
         model: &ModelName,
         payload: Vec<u8>,
     ) -> anyhow::Result<()> {
-        let topic = TopicRoot::default().format(&Topic::Release {
+        let topic = Topic::Release {
             group: group.clone(),
             model: model.clone(),
-        });
+        };
+        self.retain(&topic, payload).await
+    }
+
+    async fn retain(&self, topic: &Topic, payload: Vec<u8>) -> anyhow::Result<()> {
         let properties = PublishProperties::default();
         let publish = Publish {
-            topic,
+            topic: TopicRoot::default().format(topic),
             payload: payload.into(),
             qos: QoS::AtLeastOnce,
             retain: true,
             properties,
         };
         Ok(self.publisher.publish(publish).await?)
+    }
+
+    /// Says, signed, what time it is.
+    ///
+    /// # Errors
+    /// When the broker does not take it.
+    pub async fn tell_time(&self, time: Timestamp) -> anyhow::Result<()> {
+        let time = SignedTime {
+            schema: V1,
+            time,
+            nonce: None,
+            trust: None,
+        };
+        let sealed = time.seal(std::slice::from_ref(&self.key))?;
+        self.retain(&Topic::Time, serde_json::to_vec(&sealed)?)
+            .await
     }
 
     /// Stops it.

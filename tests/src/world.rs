@@ -39,6 +39,8 @@ const LEFT_OVER: Duration = Duration::from_secs(5);
 pub struct World {
     dir: TempDir,
     plans: Vec<NodePlan>,
+    /// Further tables of the coordinator's configuration, for its next start.
+    pub coordinator_tables: String,
     bus: Bus,
     /// The external broker, while it is ours.
     broker: Option<Broker>,
@@ -148,7 +150,7 @@ impl World {
             .tempdir()?;
         let mut children = Children::of(Path::new(demo), dir.path());
         let (coordinator, centre, api) =
-            start_coordinator((place, bus), dir.path(), &plans, &mut children).await?;
+            start_coordinator((place, bus), dir.path(), (&plans, ""), &mut children).await?;
         let mut world = Self::around(dir, Some(coordinator), centre, api, children, plans).await?;
         (world.bus, world.broker) = (bus, broker);
         Ok(world)
@@ -193,6 +195,7 @@ impl World {
         Ok(Self {
             dir,
             plans,
+            coordinator_tables: String::new(),
             bus: Bus::Embedded,
             broker: None,
             coordinator,
@@ -217,6 +220,20 @@ impl World {
             .iter()
             .find(|plan| plan.path.node.as_str() == node)
             .with_context(|| format!("no node {node}"))
+    }
+
+    /// Has a node believe the trust documents of a file from its next start on.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn root_in(&mut self, name: &str, trust_file: &Path) -> anyhow::Result<()> {
+        let plans = &mut self.plans;
+        let mut named = plans
+            .iter_mut()
+            .filter(|plan| plan.path.node.as_str() == name);
+        let plan = named.next().with_context(|| format!("no node {name}"))?;
+        plan.trust_file = Some(trust_file.to_owned());
+        Ok(())
     }
 
     /// Starts the agent of a node.
@@ -306,7 +323,7 @@ impl World {
         Ok(node.uplinks.carried())
     }
 
-    /// Has one bit of each artifact flipped on its way to the node, or no more.
+    /// Has a bit of every larger piece of an artifact flipped on its way to the node, or no more.
     ///
     /// # Errors
     /// When there is no such node.
@@ -339,7 +356,7 @@ impl World {
         let (coordinator, centre, api) = start_coordinator(
             (place, self.bus),
             self.dir.path(),
-            &self.plans,
+            (&self.plans, &self.coordinator_tables),
             &mut self.children,
         )
         .await?;
@@ -471,13 +488,13 @@ const fn free_port() -> SocketAddr {
 async fn start_coordinator(
     (place, bus): (Place, Bus),
     dir: &Path,
-    plans: &[NodePlan],
+    (plans, tables): (&[NodePlan], &str),
     children: &mut Children,
 ) -> anyhow::Result<(Coordinator, CentreAddr, Api)> {
     let (file, ready_file) = (dir.join("coordinator.toml"), dir.join("coordinator.json"));
     std::fs::write(
         &file,
-        coordinator_toml(&dir.join("coordinator"), bus, plans),
+        coordinator_toml(&dir.join("coordinator"), bus, plans) + tables,
     )?;
     if ready_file.exists() {
         std::fs::remove_file(&ready_file)?;

@@ -77,6 +77,18 @@ impl ZooModel {
         })
     }
 
+    /// The same model under another version, with its golden vectors so often that the bundle has `bytes` or more.
+    ///
+    /// # Errors
+    /// When `version` is no version.
+    pub fn grown(self, version: &str, bytes: usize) -> anyhow::Result<Vec<u8>> {
+        let times = 1 + bytes.saturating_sub(self.model.len()) / self.golden.len();
+        self.repack(version, |golden| {
+            let cases = golden.cases.clone();
+            golden.cases = std::iter::repeat_n(cases, times).flatten().collect();
+        })
+    }
+
     fn repack(self, version: &str, alter: impl FnOnce(&mut Golden)) -> anyhow::Result<Vec<u8>> {
         let mut golden: Golden =
             serde_json::from_slice(self.golden).context("golden vectors of the zoo")?;

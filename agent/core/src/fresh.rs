@@ -154,6 +154,12 @@ impl FreshClock {
         Some(bound.time.after(steady.saturating_sub(bound.at)))
     }
 
+    /// What time it is at least, and how long ago a signed time told that; after a restart, how long ago that was.
+    pub fn bound(&self, steady: Duration) -> Option<(Timestamp, Duration)> {
+        let bound = self.bound.as_ref()?;
+        Some((self.lower(steady)?, steady.saturating_sub(bound.at)))
+    }
+
     /// Takes in a time that came unasked: it may be old.
     pub fn take(&mut self, time: &SignedTime, signers: &[String], steady: Duration) {
         self.raise(time.time, signers, steady);

@@ -84,6 +84,17 @@ pub struct LabelCounts {
     pub ignored: u64,
 }
 
+/// What is known of a prediction's label by now.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outlook {
+    /// The prediction waits for it.
+    Waits,
+    /// It is this one.
+    Came(Label),
+    /// None came that it can be compared with, and it waits no longer.
+    Never,
+}
+
 /// Joins the predictions of one stream with their labels.
 #[derive(Debug)]
 pub struct LabelJoin {
@@ -248,6 +259,19 @@ impl LabelJoin {
     pub fn expire(&mut self, now: Timestamp) {
         self.counts.unlabelled += self.pending.expire(now, self.age_ms);
         self.shadowed.expire(now, self.age_ms);
+    }
+
+    /// What is known of the label of a prediction that was taken in.
+    pub fn outlook(&self, predicted: &Predicted) -> Outlook {
+        if self.pending.get(&self.key(predicted)).is_some() {
+            return Outlook::Waits;
+        }
+        match self.find(predicted) {
+            Found::Label(_, Some(label)) if Compared::of(&predicted.said, &label).is_some() => {
+                Outlook::Came(label)
+            }
+            Found::Label(..) | Found::Never | Found::NotYet { .. } => Outlook::Never,
+        }
     }
 
     /// How right a bundle was so far, when a label came to one of its predictions.

@@ -6,6 +6,7 @@
 //! - [`decode`]: the bytes of a sensor message become a reading, or an error that names what is wrong;
 //! - [`window`]: readings in whatever order they come become windows in the order of their event times;
 //! - [`label`]: predictions wait for what came true, and each version's error is summed up;
+//! - [`sampling`]: which windows are kept for training, and what of them may leave the node;
 //! - [`drift`]: whether readings and errors are still those that a version met at first;
 //! - [`outbox`]: what waits for the link, what is sent next, what is given up when there is no room;
 //! - [`pace`]: how fast, and how much in a day, history may go up;
@@ -20,8 +21,10 @@ pub mod fresh;
 pub mod keyring;
 pub mod label;
 pub mod latency;
+mod mix;
 pub mod outbox;
 pub mod pace;
+pub mod sampling;
 pub mod slot;
 pub mod span;
 pub mod trial;

@@ -9,7 +9,7 @@ use lamppost_models::Timestamp;
 
 use crate::outbox::{Guarded, Now};
 
-const DAY_MS: i64 = 24 * 3_600_000;
+pub(crate) const DAY_MS: i64 = 24 * 3_600_000;
 
 /// The limits of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,6 +93,12 @@ impl Pace {
         self.limits.day_bytes
     }
 
+    /// How much of the day has passed, in milliseconds; `None` while the clock was never set.
+    pub(crate) fn passed_ms(&self, now: Now) -> Option<i64> {
+        let wall = self.guarded.wall(now)?;
+        Some(wall.ms_since(self.spent.since))
+    }
+
     fn until_token(&self) -> Duration {
         match self.limits.rate_bytes {
             Some(rate) if self.tokens <= 0 => {
@@ -106,8 +112,7 @@ impl Pace {
 
     fn until_next_day(&self, now: Now) -> Duration {
         // While the clock was never set, no day ends.
-        let passed = self.guarded.wall(now);
-        let passed_ms = passed.map_or(0, |wall| wall.ms_since(self.spent.since));
+        let passed_ms = self.passed_ms(now).unwrap_or(0);
         let left = DAY_MS.saturating_sub(passed_ms).clamp(1_000, DAY_MS);
         Duration::from_millis(u64::try_from(left).unwrap_or(1_000))
     }

@@ -39,7 +39,7 @@ use std::collections::VecDeque;
 use lamppost_models::id::{GroupId, ModelName};
 use lamppost_models::message::Verdict;
 use lamppost_models::release::BundleRef;
-use lamppost_models::rollout::Tags;
+use lamppost_models::rollout::{Tags, TrialTerms};
 use lamppost_models::time::Zone;
 use lamppost_models::topic::NodePath;
 use lamppost_models::trial::{Comparison, Watch};
@@ -119,6 +119,8 @@ pub struct SlotMachine {
     saving: Saving,
     running: Running,
     trial: Trial,
+    /// The terms under which the candidate was checked last.
+    checked: Option<TrialTerms>,
     watching: Option<Watching>,
     /// Bundles that did not open: they are not tried again until the record names another one as active. No more than
     /// that one, the one before, and the factory's.

@@ -1,5 +1,6 @@
 //! The configuration as it is written: the keys of `configs/agent.toml`, with their defaults.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +9,9 @@ use lamppost_agent_core::drift::DriftSpec;
 use lamppost_agent_core::label::LabelSpec;
 use lamppost_agent_core::span;
 use lamppost_agent_core::window::WindowSpec;
+use lamppost_models::id::{ConsentRef, FieldName};
 use lamppost_models::ledger::Durability;
+use lamppost_models::message::SamplePolicy;
 use lamppost_models::rollout::Tags;
 use lamppost_models::time::Zone;
 use lamppost_models::{GroupId, ModelName, NodeId, SiteId, StreamName, TopicRoot};
@@ -317,12 +320,28 @@ pub(super) struct RawStream {
     pub(super) window: WindowSpec,
     pub(super) model: ModelName,
     pub(super) label: Option<LabelSpec>,
+    pub(super) sample: Option<RawSample>,
     #[serde(default = "no_patience")]
     pub(super) stale_after: Patience,
     #[serde(default)]
     pub(super) publish: RawStreamPublish,
     #[serde(default)]
     pub(super) drift: RawDrift,
+}
+
+/// `sample` of a stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSample {
+    pub(super) consent: ConsentRef,
+    pub(super) fields: BTreeSet<FieldName>,
+    pub(super) keep: BTreeMap<SamplePolicy, f64>,
+    #[serde(default = "default_sample_bytes")]
+    pub(super) bytes_per_day: Bytes,
+}
+
+const fn default_sample_bytes() -> Bytes {
+    Bytes(2_000_000)
 }
 
 /// `publish` of a stream.

@@ -10,7 +10,7 @@ use lamppost_models::{FieldName, StreamName, TopicRoot};
 
 use super::raw::{RawDrift, RawModel, RawStream};
 use super::{
-    ConfigError, Label, Model, Origin, Outcome, STREAMS_MAX, Stream, refuse, span, within,
+    ConfigError, Label, Model, Origin, Outcome, STREAMS_MAX, Stream, refuse, samples, span, within,
 };
 use crate::filter;
 
@@ -113,6 +113,15 @@ fn stream(
         .label
         .map(|spec| label(&raw.name, spec, fields, limits))
         .transpose()?;
+    let sample = raw
+        .sample
+        .map(|sample| {
+            let own = decoder.fields().into_iter();
+            let label = label.as_ref().map(|label: &Label| label.spec.field());
+            let known = own.chain(label).cloned().collect();
+            samples::sample(&raw.name, sample, &known)
+        })
+        .transpose()?;
     let stale_after = raw.stale_after.0;
     if let Some(patience) = stale_after {
         let (least, most) = (Duration::from_secs(1), Duration::from_hours(366 * 24));
@@ -126,6 +135,7 @@ fn stream(
         window: raw.window,
         model,
         label,
+        sample,
         live: raw.publish.live,
         flat: raw.publish.flat,
         name: raw.name,

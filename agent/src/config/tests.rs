@@ -132,6 +132,73 @@ fn the_shortest_configuration_is_enough() {
 }
 
 #[test]
+fn what_is_kept_for_training_is_named_and_allowed() {
+    let parse = |sample: &str, coordinator: bool| {
+        let table = "[coordinator]\nmqtt = \"mqtt://h\"\nhttp = \"http://h\"\nkeys = []\n";
+        let text = format!(
+            r#"
+            site = "s"
+            node = "n"
+            {}
+            [[stream]]
+            name = "a"
+            source = {{ topic = "t", decode = "json", fields = {{ x = "/x" }} }}
+            window = {{ count = 1 }}
+            model = "m"
+            label = {{ source = {{ topic = "l", decode = "json", fields = {{ y = "/y" }} }}, field = "y" }}
+            sample = {{ {sample} }}
+            "#,
+            if coordinator { table } else { "" }
+        );
+        Config::parse(&text).map_err(|error| crate::error_chain(&error))
+    };
+    let good = r#"consent = "c-1", fields = ["x", "y"], keep = { all = 1, rare = 0.5 }"#;
+    let config = parse(good, true).unwrap();
+    let sample = config.streams[0].sample.as_ref().unwrap();
+    assert_eq!(
+        (sample.day_bytes, sample.shares.len(), sample.fields.len()),
+        (2_000_000, 2, 2)
+    );
+    for (sample, wanted) in [
+        (good.replace("consent = \"c-1\",", ""), "consent"),
+        (
+            good.replace("\"y\"", "\"z\""),
+            "sample.fields is z, it must be of x, y",
+        ),
+        (
+            good.replace("\"x\", \"y\"", ""),
+            "sample.fields is [], it must be at least one",
+        ),
+        (
+            good.replace("all = 1,", "all = 0.5,"),
+            "sample.keep.all is 0.5, it must be 1",
+        ),
+        (
+            good.replace("0.5", "0"),
+            "sample.keep.rare is 0, it must be a share",
+        ),
+        (
+            good.replace("0.5", "nan"),
+            "sample.keep.rare is NaN, it must be a share",
+        ),
+        (good.replace("rare", "odd"), "odd"),
+        (
+            good.replace("all = 1, rare = 0.5", ""),
+            "sample.keep is empty",
+        ),
+        (
+            format!("{good}, bytes_per_day = \"1KB\""),
+            "sample.bytes_per_day is 1KB",
+        ),
+    ] {
+        let error = parse(&sample, true).unwrap_err();
+        assert!(error.contains(wanted), "{error}");
+    }
+    let error = parse(good, false).unwrap_err();
+    assert!(error.contains("stream a: sample is set"), "{error}");
+}
+
+#[test]
 fn users_of_a_file_close_the_broker_to_those_without_a_name() {
     let text = r#"
         site = "s"

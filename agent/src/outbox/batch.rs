@@ -70,15 +70,26 @@ pub(super) struct Numbered {
     pub(super) seq: u64,
 }
 
+/// What a record says of itself: a prediction at once, a sample in its origin.
 #[derive(Deserialize)]
 struct Key {
     boot: Option<BootId>,
     seq: Option<u64>,
+    origin: Option<Origin>,
+}
+
+#[derive(Deserialize)]
+struct Origin {
+    boot: BootId,
+    seq: u64,
 }
 
 impl Key {
     fn numbered(self) -> Option<Numbered> {
-        let (boot, seq) = (self.boot?, self.seq?);
+        let (boot, seq) = match self.origin {
+            Some(Origin { boot, seq }) => (boot, seq),
+            None => (self.boot?, self.seq?),
+        };
         Some(Numbered { boot, seq })
     }
 }
@@ -130,6 +141,17 @@ pub(super) fn pack(json: &[u8]) -> Packed {
         json_bytes: json.len(),
         frame: zstd::bulk::compress(json, ZSTD_LEVEL).ok(),
     }
+}
+
+/// Whether a record of at most `bytes` bytes is not too large for a batch of its own; `record` makes one as large.
+pub(crate) fn fits_a_batch(bytes: usize, record: impl FnOnce() -> Vec<u8>) -> bool {
+    // What the compressor cannot make smaller grows by less than this, as does a record by the digits that it lacks yet.
+    const SPARE: usize = 128;
+    if bytes + SPARE <= LIMITS.packed_bytes_max {
+        return true;
+    }
+    bytes + SPARE <= LIMITS.raw_bytes_max
+        && pack(&array(&[&record()])).as_ref().len() + SPARE <= LIMITS.packed_bytes_max
 }
 
 /// A compressed JSON array.
@@ -395,7 +417,14 @@ mod tests {
             numbered(r#"{"a":{"seq":9},"seq":4,"boot":"0000000000000001"}"#),
             Some(Some(key))
         );
+        let sample =
+            r#"{"seq":9,"origin":{"boot":"0000000000000001","seq":4,"model":"m"},"boot":7}"#;
+        assert_eq!(
+            numbered(&sample.replace(",\"boot\":7", "")),
+            Some(Some(key))
+        );
         for text in [
+            sample,
             "7",
             "[]",
             r#"{"seq":-1}"#,

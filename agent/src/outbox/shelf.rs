@@ -5,6 +5,7 @@
 //! del-00000006/    a generation that is done and being deleted; an empty one says that it is gone on purpose
 //! quarantine/      damaged generations, a bounded number
 //! budget           what was sent today, and a little more
+//! sampled          the same of samples, by stream
 //! run              the run of the agent that has it, and how it ended
 //! outbox           the epoch and the newest generation that was made, replaced as a whole
 //! ```
@@ -15,7 +16,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use lamppost_agent_core::pace::Spent;
-use lamppost_models::Epoch;
+use lamppost_models::{Epoch, StreamName};
 use lamppost_store::{create_dir, used_bytes};
 
 use super::OutboxError;
@@ -26,6 +27,8 @@ const RUN: &str = "run";
 const RUN_NEW: &str = "run.new";
 const BUDGET: &str = "budget";
 const BUDGET_NEW: &str = "budget.new";
+const SAMPLED: &str = "sampled";
+const SAMPLED_NEW: &str = "sampled.new";
 const QUARANTINE: &str = "quarantine";
 
 /// The directory, held against other processes.
@@ -168,11 +171,35 @@ impl Shelf {
         let text = text
             .strip_prefix("lamppost-budget 1 ")?
             .strip_suffix('\n')?;
-        let (since, bytes) = text.split_once(' ')?;
-        Some(Spent {
-            since: since.parse().ok()?,
-            bytes: bytes.parse().ok()?,
-        })
+        spent(text)
+    }
+
+    /// Reads what was used of the samples' budgets; a damaged line is none.
+    pub(super) fn read_sampled(&self) -> BTreeMap<StreamName, Spent> {
+        let text = fs::read_to_string(self.dir.join(SAMPLED)).unwrap_or_default();
+        let line = |line: &str| {
+            let (stream, rest) = line.strip_prefix("lamppost-sampled 1 ")?.split_once(' ')?;
+            Some((StreamName::new(stream).ok()?, spent(rest)?))
+        };
+        text.lines().filter_map(line).collect()
+    }
+
+    /// Replaces what was used of the samples' budgets.
+    pub(super) fn write_sampled(
+        &self,
+        sampled: &BTreeMap<StreamName, Spent>,
+    ) -> Result<(), OutboxError> {
+        let line = |(stream, spent): (&StreamName, &Spent)| {
+            let Spent { since, bytes } = spent;
+            format!("lamppost-sampled 1 {stream} {since} {bytes}\n")
+        };
+        let text: String = sampled.iter().map(line).collect();
+        self.replace(SAMPLED_NEW, SAMPLED, &text)
+            .map_err(|source| OutboxError::Io {
+                dir: self.dir.clone(),
+                action: "write what was used of the samples' budgets",
+                source,
+            })
     }
 
     /// Replaces what was sent today.
@@ -292,6 +319,15 @@ fn empty(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The day and the bytes of a note.
+fn spent(text: &str) -> Option<Spent> {
+    let (since, bytes) = text.split_once(' ')?;
+    Some(Spent {
+        since: since.parse().ok()?,
+        bytes: bytes.parse().ok()?,
+    })
 }
 
 #[cfg(test)]

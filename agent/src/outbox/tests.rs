@@ -1,6 +1,6 @@
 //! The outbox on a real disk.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
@@ -565,4 +565,48 @@ fn the_generations_are_few_even_after_a_long_crash_loop() {
 fn it_moves_to_a_thread_of_its_own() {
     fn sends<T: Send + 'static>() {}
     sends::<Outbox>();
+}
+
+#[test]
+fn what_the_samples_used_is_known_after_a_restart_and_damage_costs_a_line() {
+    let dir = TempDir::new().unwrap();
+    let spent = |bytes| Spent {
+        since: at(0),
+        bytes,
+    };
+    let sampled: BTreeMap<_, _> = [(stream(), spent(7)), ("b".parse().unwrap(), spent(9))].into();
+    let outbox = open(dir.path());
+    assert!(outbox.sampled().is_empty());
+    outbox.keep_sampled(&sampled).unwrap();
+    drop(outbox);
+    assert_eq!(open(dir.path()).sampled(), sampled);
+    let path = dir.path().join("sampled");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace(" b ", " b?")).unwrap();
+    assert_eq!(open(dir.path()).sampled(), [(stream(), spent(7))].into());
+}
+
+#[test]
+fn a_record_fits_if_the_outbox_takes_it() {
+    let dir = TempDir::new().unwrap();
+    let mut outbox = open(dir.path());
+    let (mut fit, mut refused) = (0, 0);
+    for pad in (0..16_000).step_by(500) {
+        for like in [0, 1] {
+            // Half of them compress well.
+            let record = match like {
+                0 => records(0..1, pad).remove(0),
+                _ => format!("{:?}", "7".repeat(40 * pad)),
+            };
+            let fits = fits_a_batch(record.len(), || record.clone().into_bytes());
+            let appended = outbox
+                .append(Class::Sample, &stream(), &[record], at(1))
+                .unwrap();
+            // What is refused by the thought of a few bytes more may fit; what fits is never refused.
+            assert!(!fits || appended.refused == 0, "{pad}");
+            fit += u32::from(fits);
+            refused += u32::from(!fits);
+        }
+    }
+    assert!(fit > 10 && refused > 10, "{fit} fit, {refused} do not");
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use lamppost_agent_core::label::Predicted;
 use lamppost_engine::{Output, RunError, Session};
 use lamppost_models::id::PredictionId;
@@ -15,6 +16,7 @@ use crate::ingest::Job;
 use crate::labels::{Event, Labels};
 use crate::prediction::{Fixed, Varying, Writer};
 use crate::publish::Prediction;
+use crate::samples::{By, Offer, Offers};
 use crate::slots::said;
 use crate::stats::is_milestone;
 use crate::tap::{Ran, Said, Tapped, micros};
@@ -302,6 +304,11 @@ impl State {
             latency_us: micros(job.arrived.elapsed()),
         };
         let json = self.writer.prediction(fixed, &varying);
+        let Offers { scored, compared } = stream.scored.offers;
+        let (scored, compared) = (
+            scored.then(|| (json.clone(), output.scores.clone())),
+            (compared && took.is_some()).then(|| json.clone()),
+        );
         let flat = if stream.scored.flat {
             self.writer.flat(&output)
         } else {
@@ -318,23 +325,19 @@ impl State {
             flat,
         });
         let labelled = stream.scored.labelled;
-        if !labelled && took.is_none() {
+        if !labelled && took.is_none() && scored.is_none() {
             return None;
         }
         let label = said(output);
-        if labelled && let Some(said) = label.clone() {
-            let predicted = Predicted {
-                id,
-                ts,
-                target_ts,
-                digest,
-                said,
-            };
-            self.events.push(Event::Predicted {
-                stream: job.stream,
-                predicted,
-            });
-        }
+        let predicted = label.clone().map(|said| Predicted {
+            id,
+            ts,
+            target_ts,
+            digest,
+            said,
+        });
+        let offer = compared.and_then(|json| Some(Box::new((predicted.clone()?, json))));
+        self.tell(job, predicted, labelled, scored);
         took.map(|took| {
             Ran::Well(Said {
                 id,
@@ -342,8 +345,35 @@ impl State {
                 label,
                 took_us: micros(took),
                 labelled,
+                offer,
             })
         })
+    }
+
+    /// Tells of a prediction whoever waits for its label, and then whoever may keep its window.
+    fn tell(
+        &mut self,
+        job: &Job,
+        predicted: Option<Predicted>,
+        labelled: bool,
+        scored: Option<(Bytes, Option<Vec<f32>>)>,
+    ) {
+        let (Some(predicted), stream) = (predicted, job.stream) else {
+            return;
+        };
+        let offer = scored.map(|(json, scores)| Offer {
+            predicted: predicted.clone(),
+            json,
+            window: job.window().to_vec(),
+            by: By::Engine { scores },
+        });
+        if labelled {
+            self.events.push(Event::Predicted { stream, predicted });
+        }
+        self.events.extend(offer.map(|offer| Event::Offered {
+            stream,
+            offer: Box::new(offer),
+        }));
     }
 
     /// Passes on what was made; false when nobody takes it any more.

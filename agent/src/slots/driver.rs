@@ -19,7 +19,6 @@ use super::check::Unfit;
 use super::jobs::Job;
 use super::{Config, ModelSetup, Seen, SlotsError};
 use crate::tap::{Beside, Tap, Watching};
-use crate::uplink::wall_clock;
 
 /// A model's slot and what is done for it.
 pub(super) struct Driver {
@@ -105,7 +104,7 @@ impl Driver {
                 failures_max: config.failures_max,
             },
             record,
-            wall_clock(),
+            config.believed.now(),
         );
         let tap = Arc::<Tap>::default();
         let (active, active_out) = watch::channel(None);

@@ -1,7 +1,7 @@
 //! Releases as they come: opened with the keys that are trusted, and judged by the time that is known.
 
 use lamppost_agent_core::keyring::NoTrust;
-use lamppost_agent_core::slot::{ReleaseRefusal, Taken};
+use lamppost_agent_core::slot::{Input, ReleaseRefusal, Taken};
 use lamppost_models::Envelope;
 use lamppost_models::release::{EnvelopeError, Verified};
 
@@ -43,7 +43,7 @@ impl Task {
                 let (sequence, version) = (release.sequence, &release.stable.version);
                 match taken {
                     Taken::New => {
-                        self.counts.bump("new");
+                        self.counts.bump(super::NEW);
                         tracing::info!(%group, %model, %sequence, %version, "a release was taken in");
                     }
                     Taken::Known => {
@@ -97,6 +97,7 @@ impl Task {
     /// Looks again at what was refused, since other keys are trusted now or the time is known better; forgets the releases
     /// whose keys are not trusted any more.
     pub(super) async fn believe(&mut self) {
+        self.look_at_time().await;
         let (revision, role) = {
             let view = self.believed.0.borrow_and_update();
             (view.revision, view.keyring.time_role().cloned())
@@ -120,6 +121,14 @@ impl Task {
             self.release(delivery).await;
         }
         self.counts.show(self.offers.lapses());
+    }
+
+    /// Hours may have opened, since a signed time says that it is later than the node's clock does.
+    async fn look_at_time(&mut self) {
+        let models: Vec<_> = self.drivers.keys().cloned().collect();
+        for model in models {
+            self.input(&model, Input::Retry).await;
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::jobs::{Done, Job, Shared, What};
 use crate::labels::{Event, Labels};
+use crate::samples::{By, Offer};
 use crate::tap::{Answered, Beside, Given, Ran};
 
 mod child;
@@ -155,9 +156,13 @@ impl Run {
                     took_us,
                 };
                 self.beside.answered(&given.active, &answered);
-                if let Some(event) = self.to_be_labelled(given, label, horizon_ms) {
-                    self.labels.tell(vec![event]).await;
-                }
+                let events = [
+                    offered(given, label.clone()),
+                    self.to_be_labelled(given, label, horizon_ms),
+                ];
+                self.labels
+                    .tell(events.into_iter().flatten().collect())
+                    .await;
                 Ok(Duration::from_micros(busy_us))
             }
             Some(Answer::Failed { detail, busy_us }) => {
@@ -219,6 +224,27 @@ impl Run {
         let input = Input::Shadowed { digest, comparison };
         self.job.tell(&self.done, What::Input(input)).await;
     }
+}
+
+/// A window that both had an answer to, where the stream's samples ask for it.
+fn offered(given: &Given, candidate: Option<lamppost_models::message::Label>) -> Option<Event> {
+    let Ran::Well(active) = &given.active else {
+        return None;
+    };
+    let (predicted, json) = active.offer.as_deref()?.clone();
+    let offer = Offer {
+        predicted,
+        json,
+        window: given.window.clone(),
+        by: By::Trial {
+            candidate: candidate?,
+        },
+    };
+    let stream = given.stream;
+    Some(Event::Offered {
+        stream,
+        offer: Box::new(offer),
+    })
 }
 
 /// What the slot was told last.

@@ -24,7 +24,6 @@ use super::shadow::{self, Shadows};
 use super::{Config, Counts, Inbox, Seen, SlotsError};
 use crate::labels::Labels;
 use crate::trust::Believed;
-use crate::uplink::wall_clock;
 
 /// What jobs have to say, waiting for the task.
 const DONE_MAX: usize = 64;
@@ -226,9 +225,9 @@ impl Task {
         self.input(&model, input).await;
     }
 
-    async fn input(&mut self, model: &ModelName, input: Input) {
+    pub(super) async fn input(&mut self, model: &ModelName, input: Input) {
         if let Some(driver) = self.drivers.get_mut(model) {
-            driver.machine.handle(input, wall_clock());
+            driver.machine.handle(input, self.believed.now());
             self.settle(model).await;
         }
     }
@@ -243,7 +242,7 @@ impl Task {
             if let Effect::Save(record) = effect {
                 let input = self.save(record).await;
                 if let Some(driver) = self.drivers.get_mut(model) {
-                    driver.machine.handle(input, wall_clock());
+                    driver.machine.handle(input, self.believed.now());
                 }
             } else if effect == Effect::Sweep {
                 self.sweep().await;

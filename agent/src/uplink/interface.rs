@@ -135,9 +135,16 @@ pub(crate) struct Sight {
     pub(crate) waiters: Waiters,
     /// The number after the last one that came here, by stream. What was made since is on its way.
     pub(crate) seen: Vec<u64>,
-    /// The number after the last one that is on the disk, where that is promised of what is reported.
-    pub(crate) durable: Option<Vec<u64>>,
+    /// What is on the disk, where that is promised of what is reported.
+    pub(crate) durable: Option<Durable>,
     pub(crate) budget: Option<ReportedBudget>,
+}
+
+/// The number after the last one that is on the disk, or told as lost, by stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Durable {
+    pub(crate) predictions: Vec<u64>,
+    pub(crate) samples: Vec<u64>,
 }
 
 /// Where the publisher puts predictions.
@@ -183,6 +190,11 @@ impl Made {
             dropped: Vec::new(),
         };
         (made, receiver, looker)
+    }
+
+    /// Keeps the uplink running while it is held.
+    pub(super) fn hold(&self) -> mpsc::Sender<Feed> {
+        self.sender.clone()
     }
 
     /// Hands predictions over; what the uplink does not take in time is dropped, counted and told.

@@ -22,17 +22,20 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::clock;
 use super::interface::{Dropped, Sight};
 use super::pending::Record;
+use super::samples::SampleBatch;
 use crate::outbox::Cursor;
 pub(crate) use door::Door;
 use keeper::Keeper;
 
 /// Commands that wait: a few, each with many records, so that a disk that takes a second stalls nobody.
-const COMMANDS_MAX: usize = 32;
+pub(super) const COMMANDS_MAX: usize = 32;
 /// Stores whose records wait to be sent one by one. Of what finds no room the batch is sent, later.
 const STORED_MAX: usize = 64;
 
-enum Command {
+#[derive(Debug)]
+pub(super) enum Command {
     Store(Vec<Record>),
+    Samples(SampleBatch),
     Dropped(Vec<Dropped>),
     Peek {
         part: Part,
@@ -133,6 +136,11 @@ impl Spool {
             thread,
         };
         Ok((spool, stored_receiver))
+    }
+
+    /// The way of commands that are not the uplink's own. The thread ends without them.
+    pub(super) fn commands(&self) -> mpsc::Sender<Command> {
+        self.commands.clone()
     }
 
     /// Names the outbox; none before it is open.

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex};
 
 use lamppost_broker::{Broker, Config, Limits, LinkPublisher, Publish, QoS};
 use lamppost_models::ledger::EventBatch;
-use lamppost_models::message::{BatchRange, PredictionRange};
+use lamppost_models::message::{BatchRange, PredictionRange, SampleBatch};
 use lamppost_models::release::{BundleRef, ReleaseKey, Sequence};
 use lamppost_models::signed_time::TimeQuestion;
 use lamppost_models::{
-    Ack, Bundle, Digest, NodePath, Prediction, PredictionBatch, Release, SignedTime, Status,
+    Ack, Bundle, Digest, Epoch, NodePath, Prediction, PredictionBatch, Release, SignedTime, Status,
     Timestamp, Topic, TopicRoot, V1,
 };
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -46,6 +46,9 @@ pub(crate) struct Inbox {
     pub(crate) batches: Vec<PredictionBatch>,
     pub(crate) statuses: Vec<Status>,
     pub(crate) reported: Vec<lamppost_models::Reported>,
+    pub(crate) samples: Vec<SampleBatch>,
+    /// Every message that the broker was given, by topic, unpacked.
+    pub(crate) wire: Vec<(String, Vec<u8>)>,
 }
 
 /// The parts that outlive a restart of the broker.
@@ -115,10 +118,7 @@ impl Coordinator {
         .await;
         self.address = broker.local_addr().unwrap();
         let (publisher, mut receiver) = broker.link("coordinator").unwrap().split();
-        receiver
-            .subscribe("lamppost/v1/nodes/#", QoS::AtLeastOnce)
-            .await
-            .unwrap();
+        receiver.subscribe("#", QoS::AtLeastOnce).await.unwrap();
         let (inbox, acks, acknowledge) = (
             Arc::clone(&self.inbox),
             Arc::clone(&self.acks),
@@ -127,6 +127,11 @@ impl Coordinator {
         let time = Arc::clone(&self.time);
         let listener = tokio::spawn(async move {
             while let Some(message) = receiver.recv().await {
+                let wire = (message.topic.to_string(), unpacked(&message.payload));
+                inbox.lock().unwrap().wire.push(wire);
+                if !message.topic.starts_with("lamppost/v1/nodes/") {
+                    continue;
+                }
                 let wanted = *time.lock().unwrap();
                 if let Some(answer) = answer_time(&message.topic, &message.payload, wanted) {
                     acknowledge.publish(answer).await.unwrap();
@@ -298,6 +303,18 @@ fn answer_time(topic: &str, question: &[u8], wanted: Option<(u8, Timestamp)>) ->
     Some(Publish::new(topic, serde_json::to_vec(&sealed).unwrap()).qos(QoS::AtLeastOnce))
 }
 
+fn batch_ack(epoch: Epoch, number: u64) -> Ack {
+    Ack {
+        v: V1,
+        predictions: Vec::new(),
+        batches: vec![BatchRange {
+            epoch,
+            from: number,
+            to: number,
+        }],
+    }
+}
+
 fn take(inbox: &Mutex<Inbox>, topic: &str, payload: &[u8], acks: Acks) -> Option<(NodePath, Ack)> {
     let mut inbox = inbox.lock().unwrap();
     let (path, ack) = match TopicRoot::default().parse(topic).unwrap() {
@@ -322,43 +339,25 @@ fn take(inbox: &Mutex<Inbox>, topic: &str, payload: &[u8], acks: Acks) -> Option
         }
         Topic::Events(path) => {
             let batch: EventBatch = serde_json::from_slice(&unpacked(payload)).unwrap();
-            let (epoch, number) = (batch.epoch, batch.number);
+            let ack = batch_ack(batch.epoch, batch.number);
             inbox.order.push(Came::Events);
             inbox.events.push(batch);
-            let batches = vec![BatchRange {
-                epoch,
-                from: number,
-                to: number,
-            }];
-            (
-                path,
-                Ack {
-                    v: V1,
-                    predictions: Vec::new(),
-                    batches,
-                },
-            )
+            (path, ack)
         }
         Topic::PredictionHistory(path, _) => {
             let batch: PredictionBatch = serde_json::from_slice(&unpacked(payload)).unwrap();
             inbox.order.push(Came::Batch {
                 packed: payload.starts_with(&ZSTD_MAGIC),
             });
-            let (epoch, number) = (batch.epoch, batch.number);
+            let ack = batch_ack(batch.epoch, batch.number);
             inbox.batches.push(batch);
-            let batches = vec![BatchRange {
-                epoch,
-                from: number,
-                to: number,
-            }];
-            (
-                path,
-                Ack {
-                    v: V1,
-                    predictions: Vec::new(),
-                    batches,
-                },
-            )
+            (path, ack)
+        }
+        Topic::Sample(path, _) => {
+            let batch: SampleBatch = serde_json::from_slice(&unpacked(payload)).unwrap();
+            let ack = batch_ack(batch.epoch, batch.number);
+            inbox.samples.push(batch);
+            (path, ack)
         }
         Topic::Status(_) => {
             inbox
@@ -377,7 +376,6 @@ fn take(inbox: &Mutex<Inbox>, topic: &str, payload: &[u8], acks: Acks) -> Option
         | Topic::Time
         | Topic::TimeQuestion(_)
         | Topic::TimeAnswer(_)
-        | Topic::Sample(..)
         | Topic::Ack(_) => {
             return None;
         }

@@ -1,6 +1,7 @@
 //! What each node last said, and whether it can still be believed.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::time::Duration;
 
 use lamppost_models::message::NodeState;
@@ -8,10 +9,16 @@ use lamppost_models::release::Sequence;
 use lamppost_models::{BootId, ModelName, NodePath, Reported, Status, Timestamp, V1};
 use serde::{Deserialize, Serialize};
 
-/// All nodes that were heard of.
+mod shared;
+
+use shared::Shared;
+
+/// All nodes that were heard of: some 1,700 bytes each, with one model, one stream and a trial.
 #[derive(Clone, Debug)]
 pub struct Inventory {
-    nodes: BTreeMap<NodePath, NodeEntry>,
+    // In boxes, since a tree's leaves are half empty.
+    nodes: BTreeMap<NodePath, Box<NodeEntry>>,
+    shared: Shared,
     nodes_max: usize,
 }
 
@@ -109,26 +116,51 @@ pub struct InventoryFull {
 
 impl Inventory {
     /// An inventory of no nodes that takes up to `nodes_max`.
-    pub const fn new(nodes_max: usize) -> Self {
+    pub fn new(nodes_max: usize) -> Self {
         Self {
             nodes: BTreeMap::new(),
+            shared: Shared::default(),
             nodes_max,
         }
     }
 
     /// Takes in an entry that was persisted in an earlier life, whatever the limit.
-    pub fn restore(&mut self, entry: NodeEntry) {
-        self.nodes.insert(entry.path.clone(), entry);
+    pub fn restore(&mut self, mut entry: NodeEntry) {
+        self.shared.path(&mut entry.path);
+        if let Some(status) = &mut entry.status {
+            self.shared.status(status);
+        }
+        if let Some(report) = &mut entry.reported {
+            self.shared.report(report);
+        }
+        self.nodes.insert(entry.path.clone(), Box::new(entry));
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
     }
 
     /// All entries by site and node.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeEntry> {
-        self.nodes.values()
+        self.nodes.values().map(Box::as_ref)
+    }
+
+    /// The entries behind that of a node, or all, by site and node.
+    pub fn behind(&self, node: Option<&NodePath>) -> impl Iterator<Item = &NodeEntry> {
+        let from = node.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = self.nodes.range::<NodePath, _>((from, Bound::Unbounded));
+        behind.map(|(_, entry)| entry.as_ref())
     }
 
     /// The entry of one node.
     pub fn get(&self, path: &NodePath) -> Option<&NodeEntry> {
-        self.nodes.get(path)
+        self.nodes.get(path).map(Box::as_ref)
     }
 
     /// Takes in a status.
@@ -140,9 +172,10 @@ impl Inventory {
     pub fn on_status(
         &mut self,
         path: &NodePath,
-        status: Status,
+        mut status: Status,
         now: Timestamp,
     ) -> Result<Change, InventoryFull> {
+        self.shared.status(&mut status);
         let entry = self.entry(path, now)?;
         let down = status.state == NodeState::Down;
         if let Some(last) = &entry.status {
@@ -176,9 +209,10 @@ impl Inventory {
     pub fn on_reported(
         &mut self,
         path: &NodePath,
-        report: Reported,
+        mut report: Reported,
         now: Timestamp,
     ) -> Result<Change, InventoryFull> {
+        self.shared.report(&mut report);
         let entry = self.entry(path, now)?;
         let known = entry.running_boot();
         let agreed = entry.reported.as_ref().map(|last| last.boot) == known;
@@ -230,15 +264,20 @@ impl Inventory {
                 nodes_max: self.nodes_max,
             });
         }
-        Ok(self.nodes.entry(path.clone()).or_insert_with(|| NodeEntry {
-            v: V1,
-            path: path.clone(),
-            heard_at: now,
-            status_since: None,
-            status: None,
-            reported: None,
-            reported_at: None,
-        }))
+        let mut path = path.clone();
+        self.shared.path(&mut path);
+        let new = |path: &NodePath| {
+            Box::new(NodeEntry {
+                v: V1,
+                path: path.clone(),
+                heard_at: now,
+                status_since: None,
+                status: None,
+                reported: None,
+                reported_at: None,
+            })
+        };
+        Ok(self.nodes.entry(path).or_insert_with_key(new))
     }
 }
 

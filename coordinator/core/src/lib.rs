@@ -12,7 +12,8 @@
 //!   [`rollout::policy`] says how, [`rollout::plan`] what would happen, [`rollout::campaign`] what happens next and why,
 //!   [`rollout::evidence`] and [`rollout::betting`] what labels show, [`rollout::audit`] who did what;
 //! - [`learning`]: when it is worth training a model again, and when to stop;
-//! - [`progress`]: how far each node of a group has come with a rollout.
+//! - [`progress`]: how far each node of a group has come with a rollout;
+//! - [`whatif`]: what a rollout would come to, played on a simulated fleet.
 
 pub mod interval;
 pub mod inventory;
@@ -22,6 +23,7 @@ pub mod progress;
 pub mod rollout;
 pub mod samples;
 pub mod shelf;
+pub mod whatif;
 
 pub use interval::IntervalSet;
 pub use inventory::{Inventory, NodeEntry, Presence};

@@ -110,21 +110,26 @@ impl Summary {
     pub fn of(rows: &[NodeRow]) -> Self {
         let mut summary = Self::default();
         for row in rows {
-            match row.progress {
-                NodeProgress::DecidedBy { .. } | NodeProgress::Unconcerned => continue,
-                NodeProgress::Running { .. } => summary.running += 1,
-                NodeProgress::Refused { .. } if row.progress.settled() => summary.refused += 1,
-                NodeProgress::Fetching { .. }
-                | NodeProgress::PutOff { .. }
-                | NodeProgress::Checking
-                | NodeProgress::Shadowing { .. }
-                | NodeProgress::Refused { .. }
-                | NodeProgress::Waiting { .. } => summary.pending += 1,
-                NodeProgress::Unreachable { .. } => summary.unreachable += 1,
-            }
-            summary.nodes += 1;
+            summary.count(row);
         }
         summary
+    }
+
+    /// Counts one more.
+    pub const fn count(&mut self, row: &NodeRow) {
+        match row.progress {
+            NodeProgress::DecidedBy { .. } | NodeProgress::Unconcerned => return,
+            NodeProgress::Running { .. } => self.running += 1,
+            NodeProgress::Refused { .. } if row.progress.settled() => self.refused += 1,
+            NodeProgress::Fetching { .. }
+            | NodeProgress::PutOff { .. }
+            | NodeProgress::Checking
+            | NodeProgress::Shadowing { .. }
+            | NodeProgress::Refused { .. }
+            | NodeProgress::Waiting { .. } => self.pending += 1,
+            NodeProgress::Unreachable { .. } => self.unreachable += 1,
+        }
+        self.nodes += 1;
     }
 
     /// Whether nothing more is to be expected of the nodes that can be reached.
@@ -151,14 +156,14 @@ impl NodeProgress {
 }
 
 /// The part of every node that takes releases of the rollout's group, by site and node.
-pub fn rows(
-    rollout: &Rollout,
-    book: &Book,
-    inventory: &Inventory,
+pub fn rows<'a>(
+    rollout: &'a Rollout,
+    book: &'a Book,
+    inventory: &'a Inventory,
     now: Timestamp,
     stale: Duration,
-) -> Vec<NodeRow> {
-    let row = |entry: &NodeEntry| {
+) -> impl Iterator<Item = NodeRow> + 'a {
+    let row = move |entry: &NodeEntry| {
         let progress = of_node(rollout, book, entry, &entry.presence(now, stale))?;
         Some(NodeRow {
             path: entry.path.clone(),
@@ -166,7 +171,7 @@ pub fn rows(
             progress,
         })
     };
-    inventory.nodes().filter_map(row).collect()
+    inventory.nodes().filter_map(row)
 }
 
 /// On which side of the candidate a node is, `None` while there is no candidate.

@@ -5,6 +5,7 @@
 //! The shell persists a block in the same commit as the samples in it.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use lamppost_models::message::SamplePolicy;
 use lamppost_models::{BootId, ModelName, NodeId, NodePath, SiteId, StreamName, Timestamp, V1};
@@ -263,17 +264,18 @@ impl Index {
         self.blocks.len()
     }
 
-    /// Blocks behind `after`, or with it in them, in which `filter` may find something; in order.
+    /// Blocks in which `filter` may find something behind `after`; in order.
     pub fn find<'a>(
         &'a self,
         filter: &'a Filter,
         after: Option<&SampleId>,
     ) -> impl Iterator<Item = &'a BlockId> {
-        let from = after.map(SampleId::block);
-        let behind = match &from {
-            Some(from) => self.blocks.range(from..),
-            None => self.blocks.range::<BlockId, _>(..),
+        let from = match after {
+            Some(after) if after.seq % BLOCK == BLOCK - 1 => Bound::Excluded(after.block()),
+            Some(after) => Bound::Included(after.block()),
+            None => Bound::Unbounded,
         };
+        let behind = self.blocks.range((from, Bound::Unbounded));
         behind
             .filter(|(id, block)| filter.may_be_in(id, block))
             .map(|(id, _)| id)

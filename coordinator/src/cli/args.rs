@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use lamppost_coordinator_core::rollout::audit::Actor;
+use lamppost_coordinator_core::rollout::campaign::Reason;
+use lamppost_coordinator_core::rollout::policy::Bytes;
+use lamppost_coordinator_core::whatif::Behaviour;
 use lamppost_models::{Digest, GroupId, ModelName, NodePath, StreamName};
 use semver::Version;
 
-use crate::api::Position;
+use crate::api::{BundleName, Position};
 use crate::config::BrokerUrl;
 
 const EXIT_CODES: &str = "\
@@ -106,6 +109,8 @@ pub(super) enum Command {
     /// Bring a version of a model to a group of nodes, and lead it there
     #[command(subcommand)]
     Rollout(Rollout),
+    /// Play a rollout on a simulated fleet, before it begins
+    Sim(Sim),
     /// Look at nodes
     #[command(subcommand)]
     Node(Node),
@@ -279,6 +284,25 @@ pub(super) enum Rollout {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Have a bundle run nowhere in a group any more, whatever happens later
+    ///
+    /// Nodes leave it at once, at any hour and without a trial of what they go back to. A rollout of it ends. What the group runs
+    /// as its stable version can only be revoked with --to.
+    Revoke {
+        #[command(flatten)]
+        which: Which,
+        /// The bundle: its version in the registry, or its digest
+        #[arg(value_name = "VERSION|DIGEST")]
+        bundle: BundleName,
+        /// What the group is to run instead, when the bundle is what it runs
+        #[arg(long, value_name = "VERSION")]
+        to: Option<Version>,
+        /// Why, for the audit log
+        #[arg(long, value_name = "TEXT")]
+        reason: Reason,
+        #[command(flatten)]
+        wait: Wait,
+    },
 }
 
 /// A version for a group.
@@ -324,6 +348,46 @@ pub(super) struct EndingArgs {
     /// Nodes that have the candidate go back to what they ran before
     #[arg(long)]
     pub(super) revert: bool,
+}
+
+/// Play a rollout on a simulated fleet, before it begins
+///
+/// The rollout engine is the coordinator's own; nodes, links, labels and time are simulated, from a seed. The fleet is the
+/// coordinator's as it is now, or that of a file; nothing is changed anywhere.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Sim {
+    #[command(flatten)]
+    pub(super) what: What,
+    /// Waves and gates, as TOML; the built-in ones after a first wave of one node unless given
+    #[arg(long, value_name = "FILE")]
+    pub(super) policy: Option<PathBuf>,
+    /// Links and nodes, as TOML: configs/fleet.toml has every key
+    #[arg(long, value_name = "FILE")]
+    pub(super) fleet: Option<PathBuf>,
+    /// Size of the bundle, such as 40kB; that of the version in the registry unless given
+    #[arg(long, value_name = "SIZE")]
+    pub(super) bytes: Option<Bytes>,
+    /// How good the version is: fine, crashes, worse=PER CENT (of error), slow=TIMES
+    #[arg(long, value_name = "HOW", default_value = "fine")]
+    pub(super) candidate: Behaviour,
+    /// Nodes that are away all the time, besides those that are away now, in per cent
+    #[arg(long, value_name = "PER CENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(super) away: u8,
+    /// How often a node reports
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = report_every)]
+    pub(super) report_every: Duration,
+    /// Windows of a node in an hour
+    #[arg(long, value_name = "NUMBER", default_value_t = 60.0, value_parser = windows_per_hour)]
+    pub(super) windows_per_hour: f64,
+    /// Labels of a node in an hour
+    #[arg(long, value_name = "NUMBER", default_value_t = 60.0, value_parser = labels_per_hour)]
+    pub(super) labels_per_hour: f64,
+    /// How many runs
+    #[arg(long, value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(super) runs: u16,
+    /// The seed of the first run; the others have those that follow
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub(super) seed: u64,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -419,6 +483,30 @@ pub(super) struct Watch {
     /// End after this many messages
     #[arg(long, value_name = "NUMBER")]
     pub(super) count: Option<u64>,
+}
+
+/// More seldom than a day tells nothing, and each report of each node is an event that is played.
+fn report_every(text: &str) -> Result<Duration, String> {
+    let every = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let fits = (Duration::from_secs(1)..=Duration::from_hours(24)).contains(&every);
+    fits.then_some(every)
+        .ok_or_else(|| "it is not from 1s to 1day".to_owned())
+}
+
+fn windows_per_hour(text: &str) -> Result<f64, String> {
+    per_hour(text)
+        .filter(|number| *number > 0.0)
+        .ok_or_else(|| "it is not a number above 0 and up to 3600".to_owned())
+}
+
+fn labels_per_hour(text: &str) -> Result<f64, String> {
+    per_hour(text).ok_or_else(|| "it is not a number from 0 to 3600".to_owned())
+}
+
+/// Most: one a second, each of which is drawn.
+fn per_hour(text: &str) -> Option<f64> {
+    let number: f64 = text.parse().ok()?;
+    (0.0..=3600.0).contains(&number).then_some(number)
 }
 
 pub(super) fn node_path(text: &str) -> Result<NodePath, String> {

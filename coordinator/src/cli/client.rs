@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::args::Global;
 use super::{Exit, Failure};
-use crate::api::{BY_HEADER, ErrorBody};
+use crate::api::{BY_HEADER, ErrorBody, NODES_MAX, NodeView};
 
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// How long an answer may take; a server that is busy with commits answers within a second.
@@ -90,6 +90,21 @@ impl Client {
         .await
     }
 
+    /// All pages of a list of nodes: as long as they are full, there is another.
+    pub(super) async fn nodes(&self) -> Result<Vec<NodeView>, Failure> {
+        let mut nodes: Vec<NodeView> = Vec::new();
+        loop {
+            let after = nodes.last().map(|last| ("after", last.path.to_string()));
+            let query: Vec<_> = after.into_iter().collect();
+            let page: Vec<NodeView> = self.ask("/v1/nodes", &query).await?;
+            let full = page.len() == NODES_MAX;
+            nodes.extend(page);
+            if !full {
+                return Ok(nodes);
+            }
+        }
+    }
+
     pub(super) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -116,25 +131,6 @@ impl Client {
                 .body(body),
         )
         .await
-    }
-
-    /// Bytes as they are, at most so many.
-    pub(super) async fn bytes(&self, path: &str, limit: u64) -> Result<Vec<u8>, Failure> {
-        let request = self.request(Method::GET, path).timeout(PUSH_TIME);
-        let mut response = self.send(request).await?;
-        let mut bytes = Vec::new();
-        while let Some(chunk) = response
-            .chunk()
-            .await
-            .map_err(|error| self.broken(&error))?
-        {
-            bytes.extend_from_slice(&chunk);
-            if bytes.len() as u64 > limit {
-                let text = format!("{} gives more than {limit} bytes, the limit", self.server);
-                return Err(Failure::new(Exit::Failed, text));
-            }
-        }
-        Ok(bytes)
     }
 
     /// Lines of JSON for a body.
@@ -166,6 +162,25 @@ impl Client {
     ) -> Result<Lines, Failure> {
         let request = self.request(Method::GET, &with_query(path, query));
         self.stream(request.timeout(PUSH_TIME)).await
+    }
+
+    /// Bytes as they are, at most so many.
+    pub(super) async fn bytes(&self, path: &str, limit: u64) -> Result<Vec<u8>, Failure> {
+        let request = self.request(Method::GET, path).timeout(PUSH_TIME);
+        let mut response = self.send(request).await?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| self.broken(&error))?
+        {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() as u64 > limit {
+                let text = format!("{} gives more than {limit} bytes, the limit", self.server);
+                return Err(Failure::new(Exit::Failed, text));
+            }
+        }
+        Ok(bytes)
     }
 
     /// An answer that comes line by line and does not end.

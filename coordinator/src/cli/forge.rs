@@ -17,7 +17,7 @@ use super::client::Client;
 use super::{Exit, Failure, block_on, model, show, tables};
 use crate::error::chain;
 use crate::forge::{
-    self, Attempt, Findings, ForgeError, Lessons, Order, Packed, Shares, Subject, Way,
+    self, Attempt, Findings, ForgeError, Lessons, Order, Packed, Shares, SourceError, Subject, Way,
 };
 
 pub(super) mod args;
@@ -34,10 +34,15 @@ pub(super) use registry::{by_digest, gather};
 
 impl From<ForgeError> for Failure {
     fn from(error: ForgeError) -> Self {
-        let missing = |error: &crate::forge::SourceError| matches!(error, crate::forge::SourceError::Io(error) if error.kind() == std::io::ErrorKind::NotFound);
-        let exit = match &error {
-            ForgeError::Source { source, .. } if missing(source) => Exit::NotFound,
-            _ => Exit::Failed,
+        let exit = if let ForgeError::Source {
+            source: SourceError::Io(source),
+            ..
+        } = &error
+            && source.kind() == std::io::ErrorKind::NotFound
+        {
+            Exit::NotFound
+        } else {
+            Exit::Failed
         };
         Self::new(exit, chain(&error))
     }

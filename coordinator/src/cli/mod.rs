@@ -21,6 +21,7 @@ mod policy;
 mod rollout;
 mod samples;
 mod serve;
+mod sim;
 mod tables;
 mod watch;
 
@@ -111,6 +112,7 @@ fn run(Args { global, command }: Args) -> Result<(), Failure> {
         Command::Compress(compress) => forge::compress(&compress, &global),
         Command::Loop(command) => learning::run(command, &global),
         Command::Rollout(rollout) => block_on(rollout::run(rollout, &global)),
+        Command::Sim(sim) => block_on(sim::run(sim, &global)),
         Command::Node(node) => block_on(node::run(node, &global)),
         Command::Prediction(prediction) => block_on(node::predictions(prediction, &global)),
         Command::Samples(samples) => block_on(samples::run(samples, &global)),
@@ -240,6 +242,11 @@ mod tests {
             "lamppost rollout abort traffic-flow --keep --revert",
             "lamppost rollout pause",
             "lamppost rollout ls --by two\u{a0}words",
+            "lamppost rollout revoke traffic-flow 1.0.0",
+            "lamppost rollout revoke traffic-flow latest --reason bad",
+            "lamppost sim traffic-flow 1.0.0 --candidate bad",
+            "lamppost sim traffic-flow 1.0.0 --away 101",
+            "lamppost sim traffic-flow 1.0.0 --windows-per-hour 0",
             "lamppost audit verify --since 1h",
             "lamppost audit verify --holds abc",
             "lamppost prediction ls a/b --limit 0",

@@ -10,7 +10,7 @@ pub(super) async fn run(node: Node, global: &Global) -> Result<(), Failure> {
     let client = Client::new(global)?;
     match node {
         Node::Ls => {
-            let nodes: Vec<NodeView> = client.get("/v1/nodes").await?;
+            let nodes = client.nodes().await?;
             show(global, &nodes, || tables::nodes(&nodes, now()))
         }
         Node::Show { node } => {

@@ -11,7 +11,10 @@ use lamppost_models::{GroupId, ModelName};
 use super::args::{EndingArgs, Global, Rollout, Spread, Wait, What, Which};
 use super::client::Client;
 use super::{Exit, Failure, policy, show, tables};
-use crate::api::{AbortRollout, CampaignView, RollBack, RolloutPlan, RolloutView, StartRollout};
+use crate::api::{
+    AbortRollout, CampaignView, NODES_MAX, RevokeBundle, RollBack, RolloutPlan, RolloutView,
+    StartRollout,
+};
 use crate::clock::now;
 
 mod watch;
@@ -37,12 +40,23 @@ pub(super) async fn run(rollout: Rollout, global: &Global) -> Result<(), Failure
             let started = client.post(&address(&which, "/rollback"), &body).await?;
             follow(&client, started, wait, global).await
         }
+        Rollout::Revoke {
+            which,
+            bundle,
+            to,
+            reason,
+            wait,
+        } => {
+            let body = RevokeBundle { bundle, reason, to };
+            let revoked = client.post(&address(&which, "/revoke"), &body).await?;
+            follow(&client, revoked, wait, global).await
+        }
         Rollout::Status { which, watch: true } => watch::run(&client, &which, global).await,
         Rollout::Status {
             which,
             watch: false,
         } => {
-            let views: Vec<RolloutView> = client.get(&address(&which, "")).await?;
+            let views = status(&client, &which).await?;
             show(global, &views, || tables::rollout_status(&views, now()))
         }
         Rollout::Ls => {
@@ -78,6 +92,26 @@ fn wanted(what: What, spread: &Spread) -> Result<StartRollout, Failure> {
         policy: policy.map(Box::new),
         all_at_once: spread.all_at_once,
     })
+}
+
+/// What holds, with all its nodes, and what was before: as long as a page of nodes is full, there is another.
+async fn status(client: &Client, which: &Which) -> Result<Vec<RolloutView>, Failure> {
+    let mut views: Vec<RolloutView> = client.get(&address(which, "")).await?;
+    let Some(shown) = views.first_mut() else {
+        return Ok(views);
+    };
+    let mut more = shown.nodes.len() == NODES_MAX;
+    while let Some(last) = shown.nodes.last().filter(|_| more) {
+        let after = [("after", last.path.to_string())];
+        let pages: Vec<RolloutView> = client.ask(&address(which, ""), &after).await?;
+        let page = pages
+            .into_iter()
+            .next()
+            .map_or_else(Vec::new, |page| page.nodes);
+        more = page.len() == NODES_MAX;
+        shown.nodes.extend(page);
+    }
+    Ok(views)
 }
 
 fn address(which: &Which, below: &str) -> String {

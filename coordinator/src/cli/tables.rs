@@ -14,6 +14,7 @@ mod ledger;
 mod nodes;
 mod rollouts;
 mod samples;
+mod sim;
 
 pub(super) use audit::{audit, audit_check};
 pub(super) use campaigns::{plan, rollout_head, rollout_line};
@@ -22,6 +23,7 @@ pub(super) use ledger::ledger;
 pub(super) use nodes::{node, nodes};
 pub(super) use rollouts::{rollout, rollout_status, rollouts};
 pub(super) use samples::samples;
+pub(super) use sim::sim;
 
 fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();

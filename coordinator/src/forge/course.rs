@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use lamppost_engine::{Engine, Limits};
-use lamppost_forge::{Checkpoint, Ended, Network, Outcome, Progress, Recipe};
+use lamppost_forge::{Checkpoint, Network, Outcome, Progress, Recipe};
+use lamppost_models::manifest::OutputKind;
 use lamppost_models::{FieldName, Manifest, Timestamp};
 use semver::Version;
 use serde_json::{Map, Value, json};
@@ -94,7 +95,7 @@ pub(crate) fn train(
     let exam = examine(&study, &file, order.naive.as_ref())?;
     let report = json!({
         "parts": study.parts_report(), "exam": exam,
-        "epochs": outcome.epochs.len(), "best_epoch": outcome.best_epoch, "ended": ended(outcome.ended),
+        "epochs": outcome.epochs.len(), "best_epoch": outcome.best_epoch, "ended": outcome.ended,
     });
     let how = json!({"recipe": recipe, "split": order.shares, "new": made_of});
     let mut manifest = named(&study, order);
@@ -111,15 +112,6 @@ pub(crate) fn train(
         exam,
         study,
     })
-}
-
-/// Why a training ended, in a word.
-fn ended(ended: Ended) -> &'static str {
-    match ended {
-        Ended::Finished => "finished",
-        Ended::Early => "early",
-        Ended::Stopped => "stopped",
-    }
 }
 
 /// The model beside its parent and the naive forecast, on the windows that are judged on.
@@ -143,10 +135,10 @@ pub(crate) fn examine(
     Ok(Exam {
         windows: study.parts.test.len(),
         unit: match &manifest.output.kind {
-            lamppost_models::manifest::OutputKind::Value { unit, .. } => Some(unit.clone()),
-            lamppost_models::manifest::OutputKind::Labels { .. }
-            | lamppost_models::manifest::OutputKind::Score { .. }
-            | lamppost_models::manifest::OutputKind::Reconstruction { .. } => None,
+            OutputKind::Value { unit, .. } => Some(unit.clone()),
+            OutputKind::Labels { .. }
+            | OutputKind::Score { .. }
+            | OutputKind::Reconstruction { .. } => None,
         },
         new: exam::grade(&pack::draft(manifest, file)?, test)?,
         parent,

@@ -6,22 +6,22 @@ use lamppost_engine::Engine;
 use lamppost_models::manifest::OutputKind;
 use lamppost_models::message::Label;
 use lamppost_models::{FieldName, Manifest};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::ForgeError;
 use super::lessons::Lesson;
 
 /// How good predictions are.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Grade {
     /// Of classes: the share of windows whose label was predicted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) accuracy: Option<f64>,
     /// Of values: the mean absolute error, in the model's unit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) mae: Option<f64>,
     /// Of values: the root of the mean squared error, in the model's unit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rmse: Option<f64>,
 }
 
@@ -80,7 +80,7 @@ impl Grade {
 }
 
 /// A model beside its parent and a forecast that learned nothing.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Exam {
     /// Windows that all were judged on.
     pub(crate) windows: usize,

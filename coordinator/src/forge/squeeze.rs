@@ -199,18 +199,17 @@ impl Bench<'_> {
             Shape::Whole => self.study.network.clone(),
             Shape::Prune(share) => {
                 let mut network = self.study.network.clone();
-                let shares = match share {
-                    Some(share) => formats(&network, Format::F32)
+                let shares = if let Some(share) = share {
+                    formats(&network, Format::F32)
                         .into_iter()
                         .map(|(weight, _)| (weight, *share))
-                        .collect(),
-                    None => {
-                        let base = evaluate(&network, &split.valid, loss)?;
-                        sparsity_by_scan(points, &base, max_loss)
-                    }
+                        .collect()
+                } else {
+                    let base = evaluate(&network, &split.valid, loss)?;
+                    sparsity_by_scan(points, &base, max_loss)
                 };
                 prune(&mut network, &shares)?;
-                self.train(network, split, self.recipe, &name, on_epoch)?
+                tuned(network, split, self.recipe, &name, on_epoch)?
             }
             Shape::Channels(share) => {
                 let network = &self.study.network;
@@ -222,7 +221,7 @@ impl Bench<'_> {
                     return Err(ForgeError::NoChannels);
                 }
                 let cut = cut_channels(network, &shares)?;
-                self.train(cut, split, self.recipe, &name, on_epoch)?
+                tuned(cut, split, self.recipe, &name, on_epoch)?
             }
             Shape::Distil(architecture) => {
                 let student = made(&self.study.manifest, architecture, self.recipe.seed)?;
@@ -235,7 +234,7 @@ impl Bench<'_> {
                     distillation: Some(self.recipe.distillation.unwrap_or(usual)),
                     ..self.recipe.clone()
                 };
-                self.train(student, &taught, &recipe, &name, on_epoch)?
+                tuned(student, &taught, &recipe, &name, on_epoch)?
             }
         };
         Ok(match way.storage {
@@ -248,20 +247,6 @@ impl Bench<'_> {
                     .file
             }
         })
-    }
-
-    fn train(
-        &self,
-        mut network: Network,
-        split: &Split,
-        recipe: &Recipe,
-        name: &str,
-        on_epoch: OnEpoch<'_>,
-    ) -> Result<Network, ForgeError> {
-        lamppost_forge::train(&mut network, split, recipe, None, &mut |progress| {
-            on_epoch(name, progress)
-        })?;
-        Ok(network)
     }
 
     /// All files on the windows that are judged on; the original takes part twice, which tells how noisy the clock is.
@@ -306,4 +291,17 @@ fn judged(measures: &[Measure], terms: Terms, noise: f64) -> Vec<Candidate> {
         objections: terms.objections(base, measure),
     };
     measures.iter().map(candidate).collect()
+}
+
+fn tuned(
+    mut network: Network,
+    split: &Split,
+    recipe: &Recipe,
+    name: &str,
+    on_epoch: OnEpoch<'_>,
+) -> Result<Network, ForgeError> {
+    lamppost_forge::train(&mut network, split, recipe, None, &mut |progress| {
+        on_epoch(name, progress)
+    })?;
+    Ok(network)
 }

@@ -155,17 +155,14 @@ impl Study {
             }
         };
         let split = Split::new(table.data(&parts.train)?, table.data(&parts.valid)?)?;
-        let golden = match &parent {
-            Some(bundle) => {
-                let cases = bundle.golden().cases.iter();
-                let shared = |window: &Vec<Reading>| window.iter().cloned().map(Arc::new).collect();
-                cases.map(|case| shared(&case.window)).collect()
-            }
-            None => {
-                let every = parts.test.len().div_ceil(pack::CASES);
-                let some = parts.test.iter().step_by(every);
-                some.map(|&at| table.lessons[at].window.clone()).collect()
-            }
+        let golden = if let Some(bundle) = &parent {
+            let cases = bundle.golden().cases.iter();
+            let shared = |window: &Vec<Reading>| window.iter().cloned().map(Arc::new).collect();
+            cases.map(|case| shared(&case.window)).collect()
+        } else {
+            let every = parts.test.len().div_ceil(pack::CASES);
+            let some = parts.test.iter().step_by(every);
+            some.map(|&at| table.lessons[at].window.clone()).collect()
         };
         Ok(Self {
             manifest,

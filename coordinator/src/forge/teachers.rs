@@ -53,7 +53,9 @@ fn mean(study: &Study, teachers: &[Bundle], rows: &[usize]) -> Result<Vec<f32>, 
         }
     }
     let share = 1.0 / teachers.len() as f32;
-    sums.iter_mut().for_each(|sum| *sum *= share);
+    for sum in &mut sums {
+        *sum *= share;
+    }
     Ok(sums)
 }
 
@@ -70,7 +72,9 @@ fn words(study: &Study, teacher: &Bundle, rows: &[usize]) -> Result<Vec<f32>, Fo
         })?);
     }
     let mut words = logits(&Network::open(teacher.model())?, &features)?;
-    words.iter_mut().for_each(|word| *word = to_ours(*word));
+    for word in &mut words {
+        *word = to_ours(*word);
+    }
     Ok(words)
 }
 

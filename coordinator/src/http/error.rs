@@ -103,7 +103,7 @@ impl From<StoreError> for ApiError {
 impl From<RolloutError> for ApiError {
     fn from(error: RolloutError) -> Self {
         let status = match &error {
-            RolloutError::NoModel { .. } => StatusCode::NOT_FOUND,
+            RolloutError::NoModel { .. } | RolloutError::NoBundle { .. } => StatusCode::NOT_FOUND,
             RolloutError::Plan(error) => plan_status(error),
             RolloutError::Refused(refusal) => match refusal {
                 Refusal::Plan(error) => plan_status(error),
@@ -113,7 +113,10 @@ impl From<RolloutError> for ApiError {
                 | Refusal::Nobody { .. }
                 | Refusal::UnderWay { .. }
                 | Refusal::State { .. }
-                | Refusal::Revoked { .. } => StatusCode::CONFLICT,
+                | Refusal::Revoked { .. }
+                | Refusal::RevokedAlready { .. }
+                | Refusal::Homeless { .. }
+                | Refusal::Settled { .. } => StatusCode::CONFLICT,
             },
             RolloutError::Contradiction | RolloutError::Budget { .. } => StatusCode::BAD_REQUEST,
             RolloutError::NobodyIn { .. } => StatusCode::CONFLICT,

@@ -7,7 +7,7 @@ use axum::response::Response;
 use lamppost_models::{NodePath, Timestamp};
 use serde::Deserialize;
 
-use super::nodes::unknown;
+use super::nodes::{behind, unknown, wrong};
 use super::{ApiError, SharedApi, json, parse};
 use crate::clock::now;
 
@@ -46,7 +46,7 @@ pub(super) async fn list(
     }
     let now = now();
     let since = since.map(|since| time(&since, now)).transpose()?;
-    let after = after.as_deref().map(node).transpose()?;
+    let after = after.as_deref().map(behind).transpose()?;
     let page = api
         .centre
         .call(move |state| state.ledgers(after.as_ref(), limit, since, now));
@@ -70,20 +70,6 @@ pub(super) async fn show(
         view.ok_or_else(|| unknown(&path))
     });
     json(StatusCode::OK, &shown.await??)
-}
-
-fn wrong(error: &QueryRejection, ask: &str) -> ApiError {
-    ApiError::bad_request(format!("{}: ask with {ask}", error.body_text()))
-}
-
-fn node(text: &str) -> Result<NodePath, ApiError> {
-    let (site, node) = text
-        .split_once('/')
-        .ok_or_else(|| ApiError::bad_request("after is not SITE/NODE"))?;
-    Ok(NodePath {
-        site: parse(site)?,
-        node: parse(node)?,
-    })
 }
 
 /// An instant, or a time before now by the coordinator's clock.

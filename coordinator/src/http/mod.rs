@@ -140,6 +140,7 @@ fn actions() -> Router<Arc<Api>> {
         .route("/abort", post(rollouts::abort))
         .route("/promote", post(rollouts::promote))
         .route("/rollback", post(rollouts::roll_back))
+        .route("/revoke", post(rollouts::revoke))
 }
 
 /// Who asks, by their own word: for the audit log.
@@ -238,12 +239,7 @@ async fn health(Shared(api): SharedApi) -> Result<Response, ApiError> {
     let connected = api.bus.connected();
     let asked = api
         .centre
-        .call(|state| {
-            (
-                state.inventory.nodes().count(),
-                state.counters.counts().clone(),
-            )
-        })
+        .call(|state| (state.inventory.len(), state.counters.counts().clone()))
         .await;
     let (store, nodes, refused) = match asked {
         Ok((nodes, refused)) => (None, nodes, refused),

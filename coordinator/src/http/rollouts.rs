@@ -1,17 +1,19 @@
 //! Rollouts: planned, started, looked at, led and undone.
 
 use axum::body::Body;
-use axum::extract::{Path, State as Shared};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State as Shared};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use lamppost_coordinator_core::rollout::campaign::Action;
 use lamppost_coordinator_core::rollout::{PlanError, Target};
 use lamppost_models::id::RolloutId;
+use serde::Deserialize;
 
-use super::{Api, ApiError, SharedApi, actor, json, parse, read_json, read_json_or_default};
-use crate::api::{AbortRollout, RollBack, StartRollout};
+use super::{Api, ApiError, SharedApi, actor, json, nodes, parse, read_json, read_json_or_default};
+use crate::api::{AbortRollout, RevokeBundle, RollBack, RolloutView, StartRollout};
 use crate::clock::now;
-use crate::state::RolloutError;
+use crate::state::{NodePage, RolloutError};
 
 fn target(group: &str, model: &str) -> Result<Target, ApiError> {
     Ok(Target {
@@ -35,7 +37,7 @@ pub(super) async fn list(Shared(api): SharedApi) -> Result<Response, ApiError> {
         state
             .book
             .all_current()
-            .map(|rollout| state.view(rollout, false, &downloads, now))
+            .map(|rollout| state.view(rollout, &NodePage::default(), &downloads, now))
             .collect::<Vec<_>>()
     });
     json(StatusCode::OK, &views.await?)
@@ -78,6 +80,22 @@ pub(super) async fn roll_back(
     let of = target.clone();
     api.centre
         .call(move |state| state.roll_back(&of, version.as_ref(), &by, now()))
+        .await??;
+    api.releases.changed();
+    answer(&api, StatusCode::CREATED, target, Vec::new()).await
+}
+
+pub(super) async fn revoke(
+    Shared(api): SharedApi,
+    Path((group, model)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let (target, by) = (target(&group, &model)?, actor(&headers)?);
+    let wanted: RevokeBundle = read_json(body).await?;
+    let of = target.clone();
+    api.centre
+        .call(move |state| state.revoke(&of, wanted, by, now()))
         .await??;
     api.releases.changed();
     answer(&api, StatusCode::CREATED, target, Vec::new()).await
@@ -157,33 +175,41 @@ async fn answer(
             let Target { group, model } = target;
             return Err(RolloutError::Plan(PlanError::NoRelease { group, model }));
         };
-        let mut view = state.view(current, true, &downloads, now());
+        let mut view = state.view(current, &nodes::all(), &downloads, now());
         view.warnings = warnings;
         Ok(view)
     });
     json(status, &view.await??)
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ShowQuery {
+    nodes: Option<usize>,
+    after: Option<String>,
+}
+
 /// The rollout that holds, with its nodes, and those before it, newest first.
 pub(super) async fn show(
     Shared(api): SharedApi,
     Path((group, model)): Path<(String, String)>,
+    query: Result<Query<ShowQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let target = target(&group, &model)?;
+    let query = query.map_err(|error| nodes::wrong(&error, "?nodes=NUMBER&after=SITE/NODE"))?;
+    let Query(ShowQuery { nodes, after }) = query;
+    let page = nodes::page(("nodes", nodes), after.as_deref(), 0)?;
     let downloads = std::sync::Arc::clone(&api.downloads);
     let views = api.centre.call(move |state| {
         let now = now();
         let mut views: Vec<_> = state
             .book
             .history(&target)
-            .map(|rollout| {
-                let current = state
-                    .book
-                    .current(&target)
-                    .is_some_and(|current| current.sequence == rollout.sequence);
-                state.view(rollout, current, &downloads, now)
-            })
+            .map(|rollout| RolloutView::before(rollout.clone()))
             .collect();
+        if let Some((last, current)) = views.last_mut().zip(state.book.current(&target)) {
+            *last = state.view(current, &page, &downloads, now);
+        }
         views.reverse();
         if views.is_empty() {
             let Target { group, model } = target;

@@ -2,12 +2,13 @@
 
 use axum::body::Body;
 use axum::extract::State as Shared;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use lamppost_models::trust::{CHAIN_BYTES_MAX, Chain};
 
-use super::{ApiError, SharedApi, json, read_json};
+use super::{ApiError, SharedApi, actor, json, read_json};
 use crate::api::Key;
+use crate::clock::now;
 use crate::trust::InstallError;
 
 const _: () = assert!(CHAIN_BYTES_MAX <= super::JSON_BYTES_MAX);
@@ -30,9 +31,20 @@ pub(super) async fn show(Shared(api): SharedApi) -> Result<Response, ApiError> {
     }
 }
 
-pub(super) async fn install(Shared(api): SharedApi, body: Body) -> Result<Response, ApiError> {
+/// Publishes first: that a key is revoked must not wait for a store that fails. What the log misses then, it tells at the
+/// coordinator's next start.
+pub(super) async fn install(
+    Shared(api): SharedApi,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let by = actor(&headers)?;
     let chain: Chain = read_json(body).await?;
     let installed = api.authority.install(chain).await?;
+    let trusted = api.authority.trusted();
+    api.centre
+        .call(move |state| state.note_keys(&trusted, &by, now()))
+        .await??;
     json(StatusCode::OK, &installed.newest)
 }
 

@@ -19,6 +19,8 @@ pub(super) const EVIDENCE: &str = "evidence/";
 pub(super) const GIVEN: &str = "given/";
 pub(super) const AUDIT_HEAD: &str = "audit/head";
 pub(super) const AUDIT_BASE: &str = "audit/base";
+/// The keys that sign, as the audit log told of them last.
+pub(super) const TRUSTED: &str = "audit/keys";
 pub(super) const SAMPLES: &str = "sample/r/";
 pub(super) const SAMPLE_BLOCKS: &str = "sample/b/";
 pub(super) const SAMPLE_COUNTS: &str = "sample/counts";

@@ -52,8 +52,7 @@ impl State {
         now: Timestamp,
     ) -> Result<LedgerPage, StoreError> {
         self.trim_desks();
-        let behind = self.inventory.nodes().map(|entry| &entry.path);
-        let mut behind = behind.filter(|path| after.is_none_or(|after| *path > after));
+        let mut behind = self.inventory.behind(after).map(|entry| &entry.path);
         let paths: Vec<NodePath> = behind.by_ref().take(limit).cloned().collect();
         let more = behind.next().is_some();
         drop(behind);

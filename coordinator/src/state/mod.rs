@@ -31,6 +31,7 @@ mod models;
 mod pages;
 mod rollouts;
 mod samples;
+mod trusted;
 
 pub(crate) use audit::{
     Checked, From as AuditFrom, PAGE_MAX as AUDIT_PAGE_MAX, ends as audit_ends,
@@ -40,7 +41,7 @@ pub(crate) use given::DAYS_MAX as GIVEN_DAYS_MAX;
 pub(crate) use ingest::{Incoming, NodeAck, check_label};
 pub(crate) use models::{ModelError, VERSION_BYTES_MAX};
 pub(crate) use pages::Wanted;
-pub(crate) use rollouts::RolloutError;
+pub(crate) use rollouts::{NodePage, RolloutError};
 pub(crate) use samples::{SampleCounts, SamplePart};
 
 /// Ledgers and shelves that stay in memory from one round to the next; each some 500 bytes for a stream, and more while its

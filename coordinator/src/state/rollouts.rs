@@ -4,18 +4,18 @@ use std::collections::BTreeSet;
 
 use lamppost_coordinator_core::progress::{self, Summary};
 use lamppost_coordinator_core::rollout::audit::Actor;
-use lamppost_coordinator_core::rollout::campaign::{Campaigns, Refusal, Start};
+use lamppost_coordinator_core::rollout::campaign::{Campaigns, Refusal, Revocation, Start};
 use lamppost_coordinator_core::rollout::plan::{Pace, Plan};
 use lamppost_coordinator_core::rollout::policy::{Policy, Wave};
 use lamppost_coordinator_core::rollout::{PlanError, Rollout, Target, Terms};
 use lamppost_models::id::RolloutId;
 use lamppost_models::release::BundleRef;
-use lamppost_models::{GroupId, ModelName, Timestamp};
+use lamppost_models::{Digest, GroupId, ModelName, NodePath, Timestamp};
 use lamppost_store::{StoreError, Write};
 use semver::Version;
 
 use super::{State, json, keys};
-use crate::api::{CampaignView, RolloutPlan, RolloutView, StartRollout};
+use crate::api::{BundleName, CampaignView, RevokeBundle, RolloutPlan, RolloutView, StartRollout};
 use crate::downloads::Downloads;
 
 /// Groups that a refusal names.
@@ -30,6 +30,14 @@ pub(crate) enum RolloutError {
     Refused(#[from] Refusal),
     #[error("the registry has no {name} {version}: push it with `lamppost model push`")]
     NoModel { name: ModelName, version: Version },
+    #[error(
+        "no version of {name} in the registry, no release of group {group} that is remembered and no node's report has the bundle {digest}: `lamppost model ls --json` has the digests"
+    )]
+    NoBundle {
+        name: ModelName,
+        group: GroupId,
+        digest: Digest,
+    },
     #[error("a rollout is all at once or follows a policy, not both: leave one of them out")]
     Contradiction,
     #[error(
@@ -47,6 +55,13 @@ pub(crate) enum RolloutError {
     },
     #[error("the store cannot take it in")]
     Store(#[from] StoreError),
+}
+
+/// Which nodes an answer has: by site and node, those behind one, so many at most.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NodePage {
+    pub(crate) after: Option<NodePath>,
+    pub(crate) limit: usize,
 }
 
 /// How a version reaches the nodes of a group.
@@ -156,6 +171,74 @@ impl State {
             .campaigns
             .plan_rollback(&self.book, target, to, by, terms)?;
         self.take_step(step, now)
+    }
+
+    /// Decides that a bundle runs nowhere in a group any more. It is durable when this returns, and not published.
+    pub(crate) fn revoke(
+        &mut self,
+        target: &Target,
+        wanted: RevokeBundle,
+        by: Actor,
+        now: Timestamp,
+    ) -> Result<(), RolloutError> {
+        let RevokeBundle { bundle, reason, to } = wanted;
+        let (version, digest) = match bundle {
+            BundleName::Version(version) => {
+                let digest = self.bundle(&target.model, &version)?.digest;
+                (version, digest)
+            }
+            BundleName::Digest(digest) => (self.known(target, digest)?, digest),
+        };
+        let to = to
+            .map(|version| self.bundle(&target.model, &version))
+            .transpose()?;
+        let revocation = Revocation {
+            target: target.clone(),
+            version,
+            digest,
+            to,
+            reason,
+            by,
+        };
+        let terms = self.terms(target, now);
+        let step = self.campaigns.plan_revoke(&self.book, &revocation, terms)?;
+        self.take_step(step, now)
+    }
+
+    /// The version that a digest has in the registry, in a release that is remembered, or on a node: the registry may have been lost.
+    fn known(&self, target: &Target, digest: Digest) -> Result<Version, RolloutError> {
+        let mut rows = self.models().filter(|row| row.name == target.model);
+        if let Some(row) = rows.find(|row| row.digest == digest) {
+            return Ok(row.version.clone());
+        }
+        let released = self.book.history(target).flat_map(|rollout| {
+            let candidate = rollout.candidate.as_ref();
+            std::iter::once(&rollout.stable).chain(candidate.map(|candidate| &candidate.bundle))
+        });
+        let released = released.map(|bundle| (bundle.digest, &bundle.version));
+        // What a thief of a key released is known from the nodes alone.
+        let rows = self.inventory.nodes().filter_map(|entry| {
+            let mut rows = entry.reported.as_ref()?.models.iter();
+            rows.find(|row| row.name == target.model)
+        });
+        let reported = rows.flat_map(|row| {
+            let slots = row.active.iter().chain(&row.previous);
+            let slots = slots.map(|slot| (slot.digest, &slot.version));
+            slots.chain(
+                row.candidate
+                    .iter()
+                    .map(|slot| (slot.digest, &slot.version)),
+            )
+        });
+        let mut found = released
+            .chain(reported)
+            .filter(|(known, _)| *known == digest);
+        let found = found.next().map(|(_, version)| version.clone());
+        found.ok_or_else(|| RolloutError::NoBundle {
+            name: target.model.clone(),
+            group: target.group.clone(),
+            digest,
+        })
     }
 
     /// Gives every release that expires soon a new life.
@@ -315,41 +398,38 @@ impl State {
                 summary
             },
             |current| {
-                let rows = progress::rows(current, &self.book, &self.inventory, now, stale);
-                Summary::of(&rows)
+                let mut summary = Summary::default();
+                progress::rows(current, &self.book, &self.inventory, now, stale)
+                    .for_each(|row| summary.count(&row));
+                summary
             },
         )
     }
 
-    /// How far a rollout is, with its nodes when they are asked for.
+    /// How far the rollout that holds is, with the nodes that are asked for.
     pub(crate) fn view(
         &self,
         rollout: &Rollout,
-        with_nodes: bool,
+        wanted: &NodePage,
         downloads: &Downloads,
         now: Timestamp,
     ) -> RolloutView {
-        let current = self
-            .book
-            .current(&rollout.target)
-            .is_some_and(|current| current.sequence == rollout.sequence);
-        let nodes = progress::rows(
-            rollout,
-            &self.book,
-            &self.inventory,
-            now,
-            self.settings.stale_after,
-        );
+        let stale = self.settings.stale_after;
+        let (mut summary, mut nodes) = (Summary::default(), Vec::new());
+        for row in progress::rows(rollout, &self.book, &self.inventory, now, stale) {
+            summary.count(&row);
+            if nodes.len() < wanted.limit
+                && wanted.after.as_ref().is_none_or(|after| row.path > *after)
+            {
+                nodes.push(row);
+            }
+        }
         RolloutView {
             rollout: rollout.clone(),
-            current,
-            summary: Summary::of(&nodes),
-            nodes: if with_nodes { nodes } else { Vec::new() },
-            campaign: if current {
-                self.campaign_view(&rollout.target, downloads, now)
-            } else {
-                None
-            },
+            current: true,
+            summary,
+            nodes,
+            campaign: self.campaign_view(&rollout.target, downloads, now),
             warnings: Vec::new(),
         }
     }

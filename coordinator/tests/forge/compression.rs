@@ -6,6 +6,7 @@ use super::support::zoo;
 use super::{SHORT, bad, good, level, readings, run, tempdir, text};
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story of one bundle")]
 fn a_compression_keeps_to_its_terms_or_writes_nothing() {
     let dir = tempdir();
     let (out, scan, folder, readings) = (

@@ -47,13 +47,8 @@ fn the_same_samples_recipe_and_seed_make_the_same_bundle() {
         made.data
     );
     assert_eq!(bundle.model().len(), parent.model().len());
-    assert!(
-        read(&curve.join("curve.csv"))
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count()
-            == 4
-    );
+    let rows = String::from_utf8(read(&curve.join("curve.csv"))).unwrap();
+    assert_eq!(rows.lines().count(), 1 + 3, "{rows}");
     assert!(
         String::from_utf8(read(&curve.join("curve.svg")))
             .unwrap()

@@ -518,6 +518,7 @@ impl Node {
             models,
             streams: Vec::new(),
             outbox,
+            trust: None,
         };
         self.say_retained("reported", &reported).await;
     }

@@ -12,7 +12,7 @@ pub const ANOMALY: &str = "anomaly";
 pub const NORMAL: &str = "normal";
 
 /// A result, with what a [`lamppost_models::Prediction`] says of it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Output {
     /// Of a classification: the label with the highest score, the first of equals. Of an anomaly detection:
     /// [`ANOMALY`] or [`NORMAL`].
@@ -41,14 +41,7 @@ pub(crate) fn decode(
             value: f64::from(numbers[index]),
         });
     }
-    let none = Output {
-        label: None,
-        score: None,
-        scores: None,
-        value: None,
-        unit: None,
-        horizon: None,
-    };
+    let none = Output::default();
     let first = f64::from(numbers.first().copied().unwrap_or_default());
     match &manifest.output.kind {
         OutputKind::Labels { names, activation } => {

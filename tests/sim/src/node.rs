@@ -413,6 +413,7 @@ impl Node {
             models: vec![row],
             streams: Vec::new(),
             outbox: ReportedOutbox::default(),
+            trust: None,
         })
     }
 }

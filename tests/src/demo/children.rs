@@ -173,6 +173,12 @@ impl Children {
         Ok(())
     }
 
+    /// The id of a process, while it runs.
+    pub fn pid(&self, name: &str) -> Option<u32> {
+        let running = self.running.iter().find(|running| running.name == name);
+        running.and_then(|running| running.child.id())
+    }
+
     /// A command that is yet to be run to its end: `demo <args>`.
     pub fn command(&self, args: &[OsString]) -> OneShot {
         let shown = args

@@ -419,7 +419,7 @@ async fn roll_out_to_all(
     Ok(())
 }
 
-/// A good bundle enters the registry and has one bit flipped on its way to a node, as a bad link or an intruder would: the
+/// A good bundle enters the registry and has bits flipped on its way to a node, as a bad link or an intruder would: the
 /// digest in the signed release tells.
 async fn roll_out_an_altered_artifact(
     stage: &mut Stage,
@@ -435,7 +435,7 @@ async fn roll_out_an_altered_artifact(
         .rollout(stage, "traffic-flow", "1.2.0", "all")
         .await?;
     stage.log(&format!(
-        "traffic-flow 1.2.0 released to group all; one bit of it flips on its way to {SECOND}"
+        "traffic-flow 1.2.0 released to group all; bits of it flip on their way to {SECOND}"
     ));
     let refusal = |node: &NodeView| match &node.model()?.candidate.as_ref()?.state {
         TrialState::Refused { verdict, detail } => Some(format!("{verdict:?}: {detail}")),

@@ -18,6 +18,8 @@ mod main_job;
 mod outage;
 mod releases;
 mod restart;
+mod revoked;
+mod rooted;
 mod toxics;
 
 /// The demo's executable: agents check bundles with it, and it plays a coordinator that can be killed.

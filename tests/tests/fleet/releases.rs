@@ -194,6 +194,36 @@ fn a_signed_model_that_fails_its_golden_vectors_is_refused_on_the_node() -> anyh
 }
 
 #[test]
+fn a_version_waits_for_its_hours_by_the_time_that_is_signed() -> anyhow::Result<()> {
+    const HOUR_MS: i64 = 3_600_000;
+    run(async {
+        let mut led = Led::start().await?;
+        let hour = led.now.as_ms() / HOUR_MS;
+        let opens = |hours: i64| (hour + hours) % 24;
+        let hours = format!("daily {:02}:00-{:02}:00", opens(3), opens(4));
+        let mut next = led.release(6, &zoo::TRAFFIC_FLOW_1_1_0.bundle()?)?;
+        next.hours = Some(hours.parse()?);
+        led.stand_in.publish(&next).await?;
+        let waits = |row: &ReportedModel| match &row.candidate.as_ref()?.state {
+            TrialState::Waiting { reason } => {
+                Some((reason.clone(), row.active.as_ref()?.version.to_string()))
+            }
+            TrialState::Fetching { .. }
+            | TrialState::Checking
+            | TrialState::Shadowing { .. }
+            | TrialState::Refused { .. } => None,
+        };
+        let (reason, version) = led.report("it waits for its hours", waits).await?;
+        assert!(reason.contains(&hours), "{reason}");
+        assert_eq!(version, "1.0.0");
+        let within = Timestamp::from_ms((hour + 3) * HOUR_MS + HOUR_MS / 6)?;
+        led.stand_in.tell_time(within).await?;
+        assert_eq!(led.taken(6).await?.0, "1.1.0");
+        led.world.stop().await
+    })
+}
+
+#[test]
 fn old_expired_unsigned_and_forged_releases_change_nothing() -> anyhow::Result<()> {
     run(async {
         let mut led = Led::start().await?;

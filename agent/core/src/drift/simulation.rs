@@ -61,6 +61,11 @@ fn first_alarm(values: &[(i64, f64)], errors: bool) -> Option<i64> {
     None
 }
 
+/// A number of hours in the type of event times.
+fn signed(hours: usize) -> i64 {
+    i64::try_from(hours).unwrap()
+}
+
 fn hourly(values: &[f64]) -> Vec<(i64, f64)> {
     (0..).zip(values.iter().copied()).collect()
 }
@@ -165,7 +170,7 @@ fn what_a_window_costs() {
                 .into_iter()
                 .enumerate()
             {
-                let value = (at * 7919 % (24 + nth as i64)) as f64;
+                let value = (at * 7919 % (24 + signed(nth))) as f64;
                 newest
                     .fields
                     .insert(field.parse().unwrap(), Value::Number(value));
@@ -181,7 +186,10 @@ fn what_a_window_costs() {
     let each = begun.elapsed() / u32::try_from(WINDOWS).unwrap();
     let kept = serde_json::to_vec(&monitor).unwrap().len();
     println!("a window of 6 fields: {each:?}; written down: {kept} B");
-    assert_eq!(monitor.reported().unwrap().windows, WINDOWS as u64);
+    assert_eq!(
+        monitor.reported().unwrap().windows,
+        u64::try_from(WINDOWS).unwrap()
+    );
 }
 
 #[test]
@@ -206,7 +214,7 @@ fn a_shift_is_seen_within_three_weeks() {
             let mut values = sensor(seed, 28 + 90, rho);
             let from = REFERENCE + RECENT;
             values[from..].iter_mut().for_each(|value| *value += shift);
-            Some((first_alarm(&hourly(&values), false)? - from as i64) / 24)
+            Some((first_alarm(&hourly(&values), false)? - signed(from)) / 24)
         };
         let delays: Vec<i64> = (0..NODES).filter_map(delay).collect();
         let (seen, delay) = (delays.len(), median(delays));
@@ -235,7 +243,7 @@ fn neighbouring_months_of_traffic_are_alike_and_a_sensor_that_counts_otherwise_i
         ("stuck", |_| 2_000.0),
     ] {
         let delay = |months: &Vec<(i64, f64)>| {
-            let from = months[0].0 + REFERENCE as i64;
+            let from = months[0].0 + signed(REFERENCE);
             let change = |(at, volume): &(i64, f64)| {
                 (*at, if *at < from { *volume } else { change(*volume) })
             };
@@ -265,7 +273,7 @@ fn errors_that_depend_on_each_other_are_told_from_errors_that_grow() {
         let days: Vec<f64> = (0..28 + 180).map(&mut day).collect();
         let hour = |at: usize| {
             (
-                at as i64,
+                signed(at),
                 days[at / DAY] * if at % DAY == 8 { 3.0 } else { 1.0 },
             )
         };
@@ -282,7 +290,7 @@ fn errors_that_depend_on_each_other_are_told_from_errors_that_grow() {
     }
     for (growth, most_days) in [(1.5, 14), (2.0, 7)] {
         let delay = |seed| {
-            Some((first_alarm(&half_a_year(seed, 0.3, growth), true)? - REFERENCE as i64) / 24)
+            Some((first_alarm(&half_a_year(seed, 0.3, growth), true)? - signed(REFERENCE)) / 24)
         };
         let delays: Vec<i64> = (0..NODES / 4).filter_map(delay).collect();
         let (seen, delay) = (delays.len(), median(delays));

@@ -56,6 +56,8 @@ fn a_node_whose_clock_says_1970_knows_that_it_is_later() {
         &keys(&["a"]),
         3 * MINUTE,
     );
+    let bound = clock.bound(3 * MINUTE).unwrap();
+    assert_eq!(bound, (at("2026-11-25T10:02:00Z"), 2 * MINUTE));
     let saved = clock.to_save(3 * MINUTE).unwrap();
     assert_eq!(saved.time, at("2026-11-25T10:02:00Z"));
     let clock = FreshClock::start(CONFIG, Some(saved), Duration::ZERO);

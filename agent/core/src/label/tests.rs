@@ -432,6 +432,26 @@ fn a_candidate_and_the_active_version_meet_the_same_label() {
 }
 
 #[test]
+fn what_is_known_of_a_label_is_told_at_any_time() {
+    let mut bench = Bench::new(json!({"ahead": 1, "pending_max": 1}));
+    let join = &mut bench.join;
+    let said = |ts| prediction(ts, None, Label::Value(5.0));
+    assert_eq!(join.outlook(&said(10)), Outlook::Never, "nobody waits");
+    join.predicted(said(10), NOW);
+    assert_eq!(join.outlook(&said(10)), Outlook::Waits);
+    join.label(at(20), Some(&Value::Number(6.0)), |_| {});
+    assert_eq!(join.outlook(&said(10)), Outlook::Came(Label::Value(6.0)));
+    join.predicted(said(20), NOW);
+    join.predicted(said(21), NOW);
+    assert_eq!(join.outlook(&said(20)), Outlook::Never, "it was given up");
+    join.label(at(30), Some(&Value::Text("low".to_owned())), |_| {});
+    assert_eq!(join.outlook(&said(21)), Outlook::Never, "of another kind");
+    join.predicted(said(30), NOW);
+    join.label(at(40), None, |_| {});
+    assert_eq!(join.outlook(&said(30)), Outlook::Never, "without a value");
+}
+
+#[test]
 fn what_a_candidate_said_takes_no_place_from_what_the_active_version_said() {
     let mut bench = Bench::new(json!({"ahead": 1}));
     let join = &mut bench.join;

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use crate::mix;
+
 /// How long to wait before something that failed is tried again: longer each time, up to a limit, and never at the same
 /// time as the rest of the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,20 +43,8 @@ impl Backoff {
 
     /// A number in 0..1.
     fn chance(&self, tries: u32) -> f64 {
-        let chance = mix(self.seed.wrapping_add(u64::from(tries)));
-        // The upper 53 bits are one that f64 holds exactly.
-        (chance >> 11) as f64 / (1_u64 << 53) as f64
+        mix::chance(self.seed.wrapping_add(u64::from(tries)))
     }
-}
-
-/// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
-const fn mix(seed: u64) -> u64 {
-    let z = seed
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        .wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

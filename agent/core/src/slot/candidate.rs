@@ -132,6 +132,7 @@ impl SlotMachine {
 
     fn measured(&mut self, bundle: BundleRef, tries: u32, found: &Preflight) {
         let terms = self.draft.trial.as_ref().map(|trial| &trial.terms);
+        self.checked = terms.cloned();
         match terms.map(|terms| trial::preflight(terms, found)) {
             Some(Judgement::Refused(Refusal { verdict, detail })) => {
                 self.effects.push_back(Effect::Cancel(bundle.digest));
@@ -202,6 +203,8 @@ impl SlotMachine {
         }
         let (bundle, tries) = (bundle.clone(), *tries);
         self.keep_progress();
+        // It may be the end of one before, and another has been begun since.
+        self.effects.push_back(Effect::StopShadow(digest));
         self.effects.push_back(Effect::Cancel(digest));
         match end {
             ShadowEnd::Refused { verdict, detail } => self.refuse(bundle, *verdict, detail),

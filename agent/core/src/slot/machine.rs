@@ -28,6 +28,7 @@ impl SlotMachine {
             saving: Saving::Idle,
             running: Running::Nothing,
             trial: Trial::None,
+            checked: None,
             watching: None,
             unopened: Vec::new(),
             effects: VecDeque::new(),

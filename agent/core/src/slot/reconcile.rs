@@ -1,12 +1,14 @@
 //! The one place where it is said what follows from the record and its draft.
 
+use lamppost_models::rollout::TrialTerms;
+
 use super::alarm::Wait;
 use super::{Digest, Effect, Held, Running, Saving, SlotMachine, Trial, Watching};
 
 /// What should run.
-enum Next<'a> {
+enum Next {
     /// This one.
-    Run(&'a Held),
+    Run(Held),
     /// None.
     Nothing,
     /// What runs, until more is on disk.
@@ -105,7 +107,7 @@ impl SlotMachine {
                 return;
             }
             Next::Nothing => None,
-            Next::Run(next) => Some(next.clone()),
+            Next::Run(next) => Some(next),
         };
         let under_way = match &self.running {
             Running::Nothing => None,
@@ -139,7 +141,7 @@ impl SlotMachine {
     ///
     /// The way back need not be written down first: what is gone back to is on disk as the one before, or configured, and a
     /// node that is cut off meanwhile starts with the version that it was about to leave, and leaves it again.
-    fn next_to_run(&self) -> Next<'_> {
+    fn next_to_run(&self) -> Next {
         if self.mark_is_on_its_way() {
             return Next::Stay;
         }
@@ -161,10 +163,21 @@ impl SlotMachine {
         };
         let next = self.draft.active.as_ref().filter(opens);
         match (next.filter(back), &self.saved.active) {
-            (Some(next), _) => Next::Run(next),
+            (Some(next), _) => Next::Run(next.clone()),
             (_, None) => Next::Nothing,
-            (_, Some(active)) if opens(&active) => Next::Run(active),
-            (_, Some(_)) => Next::Stay,
+            (_, Some(active)) if opens(&active) => Next::Run(active.clone()),
+            (_, Some(_)) if self.runs().is_some() => Next::Stay,
+            // What is meant is not on the disk yet, and what is there as active does not open: the one before stands in.
+            (_, Some(_)) => {
+                let stand_ins = self
+                    .saved
+                    .previous
+                    .clone()
+                    .into_iter()
+                    .chain(self.factory());
+                let mut stand_ins = stand_ins.filter(|held| opens(&held));
+                stand_ins.next().map_or(Next::Stay, Next::Run)
+            }
         }
     }
 
@@ -197,10 +210,11 @@ impl SlotMachine {
             let same = wanted
                 .as_ref()
                 .is_some_and(|wanted| wanted.digest == digest);
-            if same && bar.is_none() {
+            if same && bar.is_none() && !self.must_be_checked_again() {
                 return;
             }
             if matches!(self.trial, Trial::Shadowing { .. }) {
+                self.keep_progress();
                 self.effects.push_back(Effect::StopShadow(digest));
             }
             if !matches!(self.trial, Trial::Passed { .. }) {
@@ -219,6 +233,20 @@ impl SlotMachine {
                 return;
             }
         };
+    }
+
+    /// Whether a candidate has passed its check under terms that are not those of now.
+    fn must_be_checked_again(&self) -> bool {
+        let is_past = matches!(self.trial, Trial::Shadowing { .. } | Trial::Ready { .. });
+        let limits = |terms: &TrialTerms| {
+            (
+                terms.latency_ratio_max,
+                terms.latency_us_max,
+                terms.memory_bytes_max,
+            )
+        };
+        let now = self.draft.trial.as_ref().map(|trial| limits(&trial.terms));
+        is_past && self.checked.as_ref().map(limits) != now
     }
 
     /// The bundle on trial, unless the trial is over.

@@ -196,6 +196,9 @@ impl SlotMachine {
             .bar_in(&self.draft, digest)
             .or_else(|| too_large(&wanted.bundle));
         let active = self.draft.active_digest() == Some(digest);
+        if active && bar.is_none() && self.resume(&wanted) {
+            return;
+        }
         if let Some(trial) = &mut self.draft.trial {
             let goes_on = match trial.phase {
                 TrialPhase::Candidate => !active && bar.is_none(),
@@ -230,6 +233,53 @@ impl SlotMachine {
         if !active {
             self.draft.trial = Some(TrialRecord::new(wanted, bar, self.now));
         }
+    }
+
+    /// Goes on with the probation of a wanted bundle that became active without a trial, because nothing else was left or since
+    /// it is revoked no more. Whether there was anything to go on with.
+    fn resume(&mut self, wanted: &Wanted) -> bool {
+        let digest = wanted.bundle.digest;
+        let Some(active) = self.draft.active.as_mut() else {
+            return false;
+        };
+        let own = self.draft.trial.as_ref();
+        let own = own.filter(|trial| trial.is_of(digest));
+        let is_on = own.is_some_and(|trial| match trial.phase {
+            TrialPhase::Probation | TrialPhase::Passed => true,
+            TrialPhase::Candidate
+            | TrialPhase::Withdrawn
+            | TrialPhase::Refused { .. }
+            | TrialPhase::RolledBack { .. } => false,
+        });
+        if is_on || (own.is_none() && !active.left) {
+            return false;
+        }
+        active.left = false;
+        if active.proven {
+            // It needs no trial, whatever became of this one.
+            if let Some(trial) = &mut self.draft.trial {
+                trial.phase = TrialPhase::Withdrawn;
+                trial.lost = false;
+            }
+            return true;
+        }
+        self.keep_progress();
+        let own = self.draft.trial.take().filter(|trial| trial.is_of(digest));
+        // Nothing was checked by the other terms before it became active.
+        let terms = TrialTerms {
+            probation: wanted.terms.probation.clone(),
+            ..TrialTerms::default()
+        };
+        let wanted = Wanted {
+            terms,
+            ..wanted.clone()
+        };
+        self.draft.trial = Some(TrialRecord {
+            phase: TrialPhase::Probation,
+            probation: Some(own.and_then(|trial| trial.probation).unwrap_or_default()),
+            ..TrialRecord::new(wanted, None, self.now)
+        });
+        true
     }
 
     /// The trial of a bundle ends because it is not wanted any more.

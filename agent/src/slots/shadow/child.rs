@@ -127,14 +127,7 @@ mod tests {
 
     #[test]
     fn an_anomaly_is_compared_by_its_label_only_without_a_value() {
-        let none = Output {
-            label: None,
-            score: None,
-            scores: None,
-            value: None,
-            unit: None,
-            horizon: None,
-        };
+        let none = Output::default();
         let class = Output {
             label: Some("jam".to_owned()),
             scores: Some(vec![1.0]),

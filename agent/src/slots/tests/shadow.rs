@@ -134,6 +134,7 @@ impl Bench {
             label: Some(Label::Value(volume)),
             took_us: 10,
             labelled: false,
+            offer: None,
         };
         let window = [Arc::new(Reading { ts, fields })];
         let tapped = self.tap.look().unwrap();

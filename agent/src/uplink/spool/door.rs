@@ -32,8 +32,8 @@ pub(crate) struct Shut {
     tried: Instant,
     /// Why it did not open.
     reason: String,
-    /// What was lost: a range and a count for each stream and reason, and so as many as there are streams, twice.
-    lost: BTreeMap<(usize, LossReason), Loss>,
+    /// What was lost: a range and a count for each class, stream and reason, and so as many as there are streams, three times.
+    lost: BTreeMap<(Class, usize, LossReason), Loss>,
 }
 
 #[derive(Clone, Copy)]
@@ -76,6 +76,14 @@ impl Door {
         }
     }
 
+    /// What was used of the samples' budgets, by stream; where it cannot be looked at, nothing.
+    pub(crate) fn sampled(&self) -> BTreeMap<StreamName, Spent> {
+        match self {
+            Self::Open(outbox) => outbox.sampled(),
+            Self::Shut(_) => BTreeMap::new(),
+        }
+    }
+
     /// What waits, and what was lost.
     pub(super) fn report(&self) -> ReportedOutbox {
         match self {
@@ -104,14 +112,14 @@ impl Shut {
         self.tried = Instant::now();
         match (self.open)() {
             Ok(mut outbox) => {
-                for (stream, reason, loss) in self.losses(streams) {
+                for (class, stream, reason, loss) in self.losses(streams) {
                     let run = Run {
                         stream: stream.clone(),
                         boot,
                         from: loss.from,
                         to: loss.to,
                     };
-                    outbox.tell_lost(Class::Prediction, run, loss.records, reason);
+                    outbox.tell_lost(class, run, loss.records, reason);
                 }
                 tracing::info!("the outbox opens at last");
                 Some(outbox)
@@ -127,7 +135,7 @@ impl Shut {
     /// Remembers a loss.
     pub(super) fn lose(
         &mut self,
-        stream: usize,
+        (class, stream): (Class, usize),
         (from, to): (u64, u64),
         records: u64,
         reason: LossReason,
@@ -137,7 +145,7 @@ impl Shut {
             to,
             records: 0,
         };
-        let loss = self.lost.entry((stream, reason)).or_insert(fresh);
+        let loss = self.lost.entry((class, stream, reason)).or_insert(fresh);
         loss.from = loss.from.min(from);
         loss.to = loss.to.max(to);
         loss.records += records;
@@ -146,8 +154,8 @@ impl Shut {
     /// What is lost and not told counts as waiting: no report may have a hole.
     pub(super) fn waiters(&self, streams: &[StreamName], boot: BootId) -> Waiters {
         let mut waiters = Waiters::default();
-        for (stream, _, loss) in self.losses(streams) {
-            waiters.add(Class::Prediction, stream, boot, loss.from, loss.to);
+        for (class, stream, _, loss) in self.losses(streams) {
+            waiters.add(class, stream, boot, loss.from, loss.to);
         }
         waiters
     }
@@ -155,13 +163,15 @@ impl Shut {
     fn losses<'a>(
         &'a self,
         streams: &'a [StreamName],
-    ) -> impl Iterator<Item = (&'a StreamName, LossReason, Loss)> {
+    ) -> impl Iterator<Item = (Class, &'a StreamName, LossReason, Loss)> {
         let lost = self.lost.iter();
-        lost.filter_map(|((stream, reason), loss)| Some((streams.get(*stream)?, *reason, *loss)))
+        lost.filter_map(|((class, stream, reason), loss)| {
+            Some((*class, streams.get(*stream)?, *reason, *loss))
+        })
     }
 
     fn records(&self, of: LossReason) -> u64 {
-        let lost = self.lost.iter().filter(|((_, reason), _)| *reason == of);
+        let lost = self.lost.iter().filter(|((_, _, reason), _)| *reason == of);
         lost.map(|(_, loss)| loss.records).sum()
     }
 }
@@ -209,13 +219,14 @@ mod tests {
             panic!("it opens on a full disk");
         };
         let streams: Vec<StreamName> = vec!["a".parse().unwrap(), "b".parse().unwrap()];
-        shut.lose(1, (5, 9), 5, LossReason::Unwritten);
-        shut.lose(1, (20, 20), 1, LossReason::Unwritten);
-        shut.lose(0, (3, 4), 2, LossReason::Dropped);
-        assert_eq!(shut.waiters(&streams, BOOT).told().0.len(), 2);
+        shut.lose((Class::Prediction, 1), (5, 9), 5, LossReason::Unwritten);
+        shut.lose((Class::Prediction, 1), (20, 20), 1, LossReason::Unwritten);
+        shut.lose((Class::Prediction, 0), (3, 4), 2, LossReason::Dropped);
+        shut.lose((Class::Sample, 0), (1, 1), 1, LossReason::Unwritten);
+        assert_eq!(shut.waiters(&streams, BOOT).told().0.len(), 3);
         assert!(shut.try_open(&streams, BOOT).is_none());
         let mut outbox = shut.try_open(&streams, BOOT).unwrap();
-        assert_eq!(outbox.report().unwritten, 6);
+        assert_eq!(outbox.report().unwritten, 7);
         outbox.sweep(Timestamp::EPOCH).unwrap();
         let events = outbox.peek_events(None.into(), 8).unwrap();
         let told: Vec<lamppost_models::ledger::LedgerEvent> =
@@ -224,7 +235,8 @@ mod tests {
             .into_iter()
             .filter_map(|event| match event.event {
                 LedgerEventKind::Lost(lost) => {
-                    Some((lost.stream.to_string(), lost.from, lost.to, lost.records))
+                    let stream = lost.stream.to_string();
+                    Some((lost.class, stream, lost.from, lost.to, lost.records))
                 }
                 LedgerEventKind::Ended(_) => None,
             })
@@ -232,7 +244,11 @@ mod tests {
         told.sort();
         assert_eq!(
             told,
-            [("a".to_owned(), 3, 4, 2), ("b".to_owned(), 5, 20, 6)]
+            [
+                (Class::Prediction, "a".to_owned(), 3, 4, 2),
+                (Class::Prediction, "b".to_owned(), 5, 20, 6),
+                (Class::Sample, "a".to_owned(), 1, 1, 1),
+            ]
         );
     }
 

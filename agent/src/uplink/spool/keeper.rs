@@ -1,20 +1,24 @@
 //! What the outbox's thread does.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lamppost_agent_core::outbox::{Class, Run, Waiters};
+use lamppost_agent_core::pace::Spent;
 use lamppost_models::ledger::{Durability, LossReason};
-use lamppost_models::{Epoch, Prediction};
+use lamppost_models::{Epoch, Prediction, StreamName};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use super::door::Door;
 use super::{Command, Dropped, Part, Sight, SpoolConfig, SpoolState, Wire, clock};
 use crate::outbox::{Appended, Cursor, OutboxError, StoredBatch};
+use crate::uplink::interface::Durable;
 use crate::uplink::pending::Record;
+use crate::uplink::samples::SampleBatch;
 
 /// Records that are collected before they are stored together: two batches of the outbox, about.
 const COLLECT_MAX: usize = 128;
@@ -31,10 +35,13 @@ pub(super) struct Keeper {
     state: watch::Sender<SpoolState>,
     stored: mpsc::Sender<Vec<Record>>,
     collected: Vec<Record>,
+    /// Samples that are collected, by stream, with their numbers.
+    samples: BTreeMap<usize, Vec<(u64, Bytes)>>,
+    /// What was used of the samples' budgets.
+    sampled: BTreeMap<StreamName, Spent>,
     /// Since when the oldest of the collected records waits.
     oldest: Option<Instant>,
-    /// The number after the last one that is on the disk, or was told as lost, by stream.
-    durable: Vec<u64>,
+    durable: Durable,
     revision: u64,
 }
 
@@ -49,11 +56,16 @@ impl Keeper {
         Self {
             door,
             epoch,
-            durable: vec![0; config.streams.len()],
+            durable: Durable {
+                predictions: vec![0; config.streams.len()],
+                samples: vec![0; config.streams.len()],
+            },
             config,
             state,
             stored,
             collected: Vec::new(),
+            samples: BTreeMap::new(),
+            sampled: BTreeMap::new(),
             oldest: None,
             revision: 0,
         }
@@ -65,14 +77,19 @@ impl Keeper {
         loop {
             let wait = self.due(swept).saturating_duration_since(Instant::now());
             match handle.block_on(async { tokio::time::timeout(wait, commands.recv()).await }) {
-                Ok(Some(command)) => self.obey(command),
+                Ok(Some(command)) => {
+                    if self.obey(command).is_break() {
+                        break;
+                    }
+                }
                 Ok(None) => break,
                 Err(_) => {}
             }
             if self
                 .oldest
                 .is_some_and(|since| since.elapsed() >= self.config.flush)
-                || self.collected.len() >= COLLECT_MAX
+                || self.collected.len() + self.samples.values().map(Vec::len).sum::<usize>()
+                    >= COLLECT_MAX
             {
                 self.store();
             }
@@ -103,6 +120,11 @@ impl Keeper {
         if let Door::Open(outbox) = &mut self.door {
             // It opens once, and keeps its epoch.
             self.epoch.get_or_init(|| outbox.epoch());
+            for (stream, spent) in outbox.sampled() {
+                self.sampled.entry(stream).or_insert(spent);
+            }
+            let streams = &self.config.streams;
+            self.sampled.retain(|stream, _| streams.contains(stream));
             outbox.begin_run(self.config.boot, self.config.durability, clock());
         }
         self.sweep();
@@ -120,8 +142,10 @@ impl Keeper {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    /// Does what is asked; breaks with the last command.
+    fn obey(&mut self, command: Command) -> ControlFlow<()> {
         match command {
+            Command::Samples(batch) => self.collect(batch),
             Command::Store(records) => {
                 self.oldest.get_or_insert_with(Instant::now);
                 self.collected.extend(records);
@@ -164,7 +188,29 @@ impl Keeper {
                 if done.send(()).is_err() {
                     tracing::debug!("nobody waits for the flush any more");
                 }
+                return ControlFlow::Break(());
             }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Takes in samples, and notes what they used of their budget before they are stored.
+    fn collect(&mut self, batch: SampleBatch) {
+        let SampleBatch {
+            stream,
+            records,
+            spent,
+        } = batch;
+        if let (Some(spent), Some(name)) = (spent, self.config.streams.get(stream)) {
+            self.sampled.insert(name.clone(), spent);
+            if let Door::Open(outbox) = &self.door {
+                let kept = outbox.keep_sampled(&self.sampled);
+                self.note("keep the samples' budgets", kept);
+            }
+        }
+        if !records.is_empty() {
+            self.oldest.get_or_insert_with(Instant::now);
+            self.samples.entry(stream).or_default().extend(records);
         }
     }
 
@@ -189,9 +235,7 @@ impl Keeper {
     /// Stores the collected records, stream by stream, each in its order.
     fn store(&mut self) {
         self.oldest = None;
-        if self.collected.is_empty() {
-            return;
-        }
+        self.store_samples();
         let mut by_stream: BTreeMap<usize, Vec<Record>> = BTreeMap::new();
         for record in std::mem::take(&mut self.collected) {
             by_stream.entry(record.stream).or_default().push(record);
@@ -200,10 +244,10 @@ impl Keeper {
         for (stream, mut records) in by_stream {
             // What was given up while it waited comes before what was sent earlier.
             records.sort_by_key(|record| record.seq);
-            let appended = self.append(stream, &records);
-            if let (Some(durable), Some(last)) = (self.durable.get_mut(stream), records.last()) {
-                *durable = (*durable).max(last.seq + 1);
-            }
+            let texts = records
+                .iter()
+                .map(|record| (record.seq, as_replay(&record.json)));
+            let appended = self.append(Class::Prediction, stream, texts.collect());
             if self.config.durability == Durability::Always {
                 stored.extend(match appended {
                     Some(appended) => in_batches(records, &appended),
@@ -215,28 +259,50 @@ impl Keeper {
         self.hand_back(stored);
     }
 
-    /// Stores records of one stream; what the disk does not take is lost, and will be told.
-    fn append(&mut self, stream: usize, records: &[Record]) -> Option<Appended> {
+    fn store_samples(&mut self) {
+        for (stream, records) in std::mem::take(&mut self.samples) {
+            self.append(Class::Sample, stream, records);
+        }
+    }
+
+    /// Stores records of one stream, with their numbers, which grow; what the disk does not take is lost, and will be told.
+    fn append<R: AsRef<[u8]>>(
+        &mut self,
+        class: Class,
+        stream: usize,
+        records: Vec<(u64, R)>,
+    ) -> Option<Appended> {
         let name = self.config.streams.get(stream)?.clone();
         self.revision += 1;
-        match &mut self.door {
+        let (seqs, texts): (Vec<u64>, Vec<R>) = records.into_iter().unzip();
+        let (first, last) = (*seqs.first()?, *seqs.last()?);
+        let appended = match &mut self.door {
             Door::Open(outbox) => {
-                let replays: Vec<_> = records
-                    .iter()
-                    .map(|record| as_replay(&record.json))
-                    .collect();
-                let appended = outbox.append(Class::Prediction, &name, &replays, clock());
+                let appended = outbox.append(class, &name, &texts, clock());
                 self.note("write", appended)
             }
             Door::Shut(shut) => {
-                if let ([first, ..], [.., last]) = (records, records) {
-                    let (range, count) = ((first.seq, last.seq), records.len() as u64);
-                    shut.lose(stream, range, count, LossReason::Unwritten);
-                    tracing::warn!(records = count, "the outbox is not open: records are lost");
-                }
+                let count = seqs.len() as u64;
+                let reason = LossReason::Unwritten;
+                shut.lose((class, stream), (first, last), count, reason);
+                tracing::warn!(records = count, "the outbox is not open: records are lost");
                 self.show(None);
                 None
             }
+        };
+        self.note_durable(class, stream, last);
+        appended
+    }
+
+    fn note_durable(&mut self, class: Class, stream: usize, last: u64) {
+        let durable = match class {
+            Class::Prediction => &mut self.durable.predictions,
+            Class::Sample => &mut self.durable.samples,
+            // They have no numbers.
+            Class::Event => return,
+        };
+        if let Some(durable) = durable.get_mut(stream) {
+            *durable = (*durable).max(last + 1);
         }
     }
 
@@ -272,12 +338,11 @@ impl Keeper {
                     outbox.tell_lost(class, run, one.records, reason);
                 }
                 Door::Shut(shut) => {
-                    shut.lose(one.stream, (one.from, one.to), one.records, reason);
+                    let key = (class, one.stream);
+                    shut.lose(key, (one.from, one.to), one.records, reason);
                 }
             }
-            if let Some(durable) = self.durable.get_mut(one.stream) {
-                *durable = (*durable).max(one.to + 1);
-            }
+            self.note_durable(class, one.stream, one.to);
         }
         self.sweep();
     }
@@ -287,7 +352,7 @@ impl Keeper {
             Door::Open(outbox) => outbox.waiters(),
             Door::Shut(shut) => shut.waiters(&self.config.streams, self.config.boot),
         };
-        self.add_to(&mut waiters, &self.collected);
+        self.add_collected(&mut waiters);
         waiters.extend(&sight.waiters);
         sight.waiters = waiters;
         if self.config.durability == Durability::Always {
@@ -296,11 +361,17 @@ impl Keeper {
         sight
     }
 
-    fn add_to(&self, waiters: &mut Waiters, records: &[Record]) {
-        for record in records {
-            if let Some(stream) = self.config.streams.get(record.stream) {
-                let (boot, seq) = (self.config.boot, record.seq);
-                waiters.add(Class::Prediction, stream, boot, seq, seq);
+    fn add_collected(&self, waiters: &mut Waiters) {
+        let predictions = self.collected.iter();
+        let predictions = predictions.map(|record| (Class::Prediction, record.stream, record.seq));
+        let samples = self.samples.iter().flat_map(|(stream, records)| {
+            records
+                .iter()
+                .map(|(seq, _)| (Class::Sample, *stream, *seq))
+        });
+        for (class, stream, seq) in predictions.chain(samples) {
+            if let Some(stream) = self.config.streams.get(stream) {
+                waiters.add(class, stream, self.config.boot, seq, seq);
             }
         }
     }

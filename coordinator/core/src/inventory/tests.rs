@@ -36,11 +36,30 @@ fn report(boot: u64, seconds: i64) -> Reported {
         models: Vec::new(),
         streams: Vec::new(),
         outbox: ReportedOutbox::default(),
+        trust: None,
     }
 }
 
 fn presence(inventory: &Inventory, now: i64) -> Presence {
     inventory.get(&path("a")).unwrap().presence(at(now), STALE)
+}
+
+#[test]
+fn nodes_behind_another_come_in_their_order() {
+    let mut inventory = Inventory::new(10);
+    for node in ["c", "a", "b"] {
+        inventory.on_record(&path(node), at(1)).unwrap();
+    }
+    let behind = |node: Option<&str>| -> Vec<NodePath> {
+        let node = node.map(path);
+        let behind = inventory.behind(node.as_ref());
+        behind.map(|entry| entry.path.clone()).collect()
+    };
+    assert_eq!(behind(None), ["a", "b", "c"].map(path));
+    assert_eq!(behind(Some("a")), ["b", "c"].map(path));
+    assert_eq!(behind(Some("aa")), ["b", "c"].map(path));
+    assert_eq!(behind(Some("c")), []);
+    assert_eq!(inventory.len(), 3);
 }
 
 #[test]

@@ -150,6 +150,7 @@ pub(super) fn report(boot: u64, used: &[u64], waiting: &[Held], events: u64) -> 
             waiting: waiting.collect(),
             ..ReportedOutbox::default()
         },
+        trust: None,
     }
 }
 

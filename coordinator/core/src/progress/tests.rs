@@ -117,6 +117,7 @@ impl World {
                 models,
                 streams: Vec::new(),
                 outbox,
+                trust: None,
             };
             self.inventory.on_reported(&path, reported, at(10)).unwrap();
         }
@@ -134,6 +135,7 @@ impl World {
             at(now),
             STALE,
         )
+        .collect()
     }
 }
 
@@ -286,7 +288,7 @@ fn while_there_is_a_candidate_each_node_is_held_to_what_is_meant_for_it() {
             control,
         });
         let mut rows = rows(&rollout, &world.book, &world.inventory, at(20), STALE);
-        let row = rows.remove(0);
+        let row = rows.next().unwrap();
         (
             row.cohort,
             matches!(row.progress, NodeProgress::Running { .. }),

@@ -15,6 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Target;
 
+mod trusted;
+
+pub use trusted::Trusted;
+
 /// Longest name of an actor: `user@host` and room to spare.
 pub const ACTOR_BYTES_MAX: usize = 128;
 /// Longest words of an entry, in bytes: a decision with all its numbers has some 600.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use lamppost_models::id::RolloutId;
 use lamppost_models::release::{BundleRef, Sequence};
-use lamppost_models::{GroupId, ModelName, Timestamp, V1};
+use lamppost_models::{Digest, GroupId, ModelName, Timestamp, V1};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
@@ -21,12 +21,14 @@ use super::{PlanError, Rollout, Target, Terms};
 mod act;
 mod census;
 mod gate;
+mod revoke;
 mod tick;
 mod words;
 
 pub use census::{CRASHES_PER_NODE_MAX, Census};
 pub(super) use census::{concerned, groups_with};
 pub use gate::Assessment;
+pub use revoke::{ParseReasonError, REASON_BYTES_MAX, Reason, Revocation};
 pub(super) use words::{count, who};
 
 /// Most campaigns that are remembered of a target, the current one included.
@@ -368,6 +370,46 @@ pub enum Refusal {
         model: ModelName,
         /// The version.
         version: Version,
+    },
+    /// It is revoked, and is to be revoked again.
+    #[error(
+        "{digest} of {model} is revoked in group {group} already, by the release that holds (sequence {sequence})"
+    )]
+    RevokedAlready {
+        /// The group.
+        group: GroupId,
+        /// The model.
+        model: ModelName,
+        /// The bundle.
+        digest: Digest,
+        /// The release.
+        sequence: Sequence,
+    },
+    /// The group would be left with nothing to run.
+    #[error(
+        "{model} {version} is what group {group} runs: say with --to VERSION (\"to\") which other version it is to run instead"
+    )]
+    Homeless {
+        /// The group.
+        group: GroupId,
+        /// The model.
+        model: ModelName,
+        /// The version.
+        version: Version,
+    },
+    /// The group would go to another version without need.
+    #[error(
+        "group {group} runs {model} {runs}, which is not the bundle to revoke: leave out --to {to} (\"to\"), or go there with `lamppost rollout rollback {model} --group {group} --to {to}`"
+    )]
+    Settled {
+        /// The group.
+        group: GroupId,
+        /// The model.
+        model: ModelName,
+        /// What it runs.
+        runs: Version,
+        /// Where it was to go.
+        to: Version,
     },
 }
 

@@ -131,11 +131,12 @@ pub(super) struct Reading<'a> {
     pub(super) now: Timestamp,
 }
 
-/// What the nodes of a campaign showed so far. Some 400 bytes a node.
+/// What the nodes of a campaign showed so far. Some 350 bytes a node.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Evidence {
     head: EvidenceHead,
-    rows: BTreeMap<NodePath, EvidenceRow>,
+    // In boxes, since a tree's leaves are half empty.
+    rows: BTreeMap<NodePath, Box<EvidenceRow>>,
     /// Control nodes without a partner; kept beside the rows, from which they can be told.
     free: BTreeSet<NodePath>,
 }
@@ -146,7 +147,8 @@ impl Evidence {
         head: EvidenceHead,
         rows: impl IntoIterator<Item = (NodePath, EvidenceRow)>,
     ) -> Self {
-        let rows: BTreeMap<_, _> = rows.into_iter().collect();
+        let rows = rows.into_iter().map(|(path, row)| (path, Box::new(row)));
+        let rows: BTreeMap<_, _> = rows.collect();
         let free = rows
             .iter()
             .filter(|(_, row)| row.pair.as_ref().is_some_and(Pair::free_control));
@@ -178,7 +180,7 @@ impl Evidence {
         };
         let mut row = match self.rows.get(&entry.path) {
             Some(row) if row.boot == report.boot && stale(row.at, report.at) => return Vec::new(),
-            Some(row) => row.clone(),
+            Some(row) => row.as_ref().clone(),
             None => EvidenceRow::new(report.boot, report.at),
         };
         let before = row.clone();
@@ -201,12 +203,12 @@ impl Evidence {
         if timeless != row {
             changed.push(entry.path.clone());
         }
-        self.rows.insert(entry.path.clone(), row);
+        self.rows.insert(entry.path.clone(), Box::new(row));
         changed
     }
 
     pub(super) fn row(&self, path: &NodePath) -> Option<&EvidenceRow> {
-        self.rows.get(path)
+        self.rows.get(path).map(Box::as_ref)
     }
 
     /// Shadow losses of a trial: votes of the node and of its rounds.

@@ -236,7 +236,7 @@ impl Fleet {
         for group in who.groups {
             *self.groups.entry(group.clone()).or_default() += 1;
         }
-        for (name, value) in who.tags {
+        for (name, value) in who.tags.iter() {
             let tag = (name.clone(), value.clone());
             *self.tags.entry(tag).or_default() += 1;
         }

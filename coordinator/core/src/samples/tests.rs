@@ -130,6 +130,13 @@ proptest! {
         prop_assert_eq!(found, naive.into_iter().collect::<Vec<_>>());
         // Blocks that cannot hold any are not looked at.
         for block in blocks {
+            let last = SampleId {
+                path: block.path.clone(),
+                stream: block.stream.clone(),
+                boot: block.boot,
+                seq: block.number * BLOCK + BLOCK - 1,
+            };
+            prop_assert!(wanted(&last));
             let known = samples.iter().filter(|(id, _)| id.block() == *block);
             let places = |filter: &Filter, id: &SampleId| {
                 let anywhen = Facts { ts: filter.from.unwrap_or(at(0)), ..samples[id].clone() };

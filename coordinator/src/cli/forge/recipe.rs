@@ -82,7 +82,7 @@ fn optimizer(
         Some(Value::Object(found)) if found.get("kind").and_then(Value::as_str) == Some(kind) => {
             found.clone()
         }
-        Some(_) | None => Map::from_iter([("kind".to_owned(), json!(kind))]),
+        Some(_) | None => [("kind".to_owned(), json!(kind))].into_iter().collect(),
     };
     if let Some(momentum) = args.momentum {
         if kind != "sgd" {

@@ -21,20 +21,19 @@ const LINE_TIME: Duration = Duration::from_secs(30);
 /// A bundle of the registry, the newest of the model unless a version is given.
 pub(super) async fn bundle(global: &Global, model: &ModelRef) -> Result<Bundle, Failure> {
     let client = Client::new(global)?;
-    let digest = match &model.version {
-        Some(version) => detail(&client, &model.name, version).await?.model.digest,
-        None => {
-            let rows: Vec<ModelRow> = client.get("/v1/models").await?;
-            let ours = rows.into_iter().filter(|row| row.name == model.name);
-            let newest = ours.max_by(|a, b| a.version.cmp(&b.version));
-            let missing = || {
-                Failure::new(
-                    Exit::NotFound,
-                    format!("the registry has no {}", model.name),
-                )
-            };
-            newest.ok_or_else(missing)?.digest
-        }
+    let digest = if let Some(version) = &model.version {
+        detail(&client, &model.name, version).await?.model.digest
+    } else {
+        let rows: Vec<ModelRow> = client.get("/v1/models").await?;
+        let ours = rows.into_iter().filter(|row| row.name == model.name);
+        let newest = ours.max_by(|a, b| a.version.cmp(&b.version));
+        let missing = || {
+            Failure::new(
+                Exit::NotFound,
+                format!("the registry has no {}", model.name),
+            )
+        };
+        newest.ok_or_else(missing)?.digest
     };
     by_digest(&client, digest).await
 }

@@ -65,7 +65,7 @@ pub(super) async fn look(
     let sample_bytes = of_model.map(|row| row.sums.bytes).sum();
     let active = by_digest(client, digest).await?;
     let lessons = lessons(client, policy, active.manifest()).await?;
-    let nodes: Vec<NodeView> = client.get("/v1/nodes").await?;
+    let nodes = client.nodes().await?;
     let (trained_on, since) = trained_on(memory, active.manifest(), digest);
     let (drifted, error) = errors(&nodes, model, digest);
     let here = |node: &&NodeView| {

@@ -62,7 +62,7 @@ pub(super) async fn bring(
     }
     loop {
         if let Some(taken) = verdict(&views(client, policy).await?, digest) {
-            let nodes: Vec<NodeView> = client.get("/v1/nodes").await?;
+            let nodes = client.nodes().await?;
             let (fetched_bytes, edge) = on_trial(&nodes, digest);
             let cost = Cost {
                 fetched_bytes,

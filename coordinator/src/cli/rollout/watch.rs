@@ -22,8 +22,10 @@ const MISSED_MAX: u32 = 30;
 pub(super) async fn run(client: &Client, which: &Which, global: &Global) -> Result<(), Failure> {
     let mut screen = Screen::new(global)?;
     let mut missed = 0;
+    // Only JSON shows single nodes.
+    let address = address(which, if global.json { "" } else { "?nodes=0" });
     loop {
-        match client.get::<Vec<RolloutView>>(&address(which, "")).await {
+        match client.get::<Vec<RolloutView>>(&address).await {
             Ok(views) => {
                 missed = 0;
                 if let Some(view) = views.iter().find(|view| view.current) {

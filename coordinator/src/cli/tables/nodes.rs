@@ -2,8 +2,8 @@
 
 use lamppost_coordinator_core::{Presence, Shelf};
 use lamppost_models::message::{
-    ActiveSlot, CandidateSlot, ReportedBudget, ReportedDrift, ReportedLane, ReportedModel,
-    ReportedOutbox, TrialState,
+    ActiveSlot, CandidateSlot, Intake, ReportedBudget, ReportedDrift, ReportedLane, ReportedModel,
+    ReportedOutbox, ReportedTrust, TrialState,
 };
 use lamppost_models::{Reported, Timestamp};
 
@@ -185,7 +185,56 @@ fn report(reported: &Reported, now: Timestamp) -> Vec<String> {
         Some(format!("stream {}: {words}", stream.name))
     });
     parts.extend(drift);
+    parts.extend(reported.trust.as_ref().map(trust));
     parts
+}
+
+/// Whom the node believes, and what it refused in this run of its agent.
+fn trust(trust: &ReportedTrust) -> String {
+    let ReportedTrust {
+        document,
+        releases,
+        documents,
+        times,
+        at_least,
+        told_s,
+    } = trust;
+    let believes = match document {
+        Some(version) => format!("trust document {version}"),
+        None => "no trust document".to_owned(),
+    };
+    let clock = match (at_least, told_s) {
+        (Some(at_least), Some(told_s)) => {
+            let told_ms = i64::try_from(*told_s)
+                .unwrap_or(i64::MAX)
+                .saturating_mul(1000);
+            let ago = human_span_ms(told_ms);
+            format!("it is {at_least} at least, signed {ago} before the report")
+        }
+        (Some(_) | None, _) => "no signed time yet".to_owned(),
+    };
+    let table = table(
+        ["TRUST", "TAKEN", "REFUSED"],
+        [
+            ("releases", releases),
+            ("trust documents", documents),
+            ("signed times", times),
+        ]
+        .map(|(what, intake)| [what.to_owned(), intake.taken.to_string(), refused(intake)]),
+    );
+    format!("believes: {believes}; {clock}\n{table}")
+}
+
+fn refused(intake: &Intake) -> String {
+    let refused = intake.refused.iter();
+    let told: Vec<String> = refused
+        .map(|(reason, count)| format!("{count} {}", clean(reason)))
+        .collect();
+    if told.is_empty() {
+        "0".to_owned()
+    } else {
+        told.join(", ")
+    }
 }
 
 /// What a node says of a stream's drift. Its times are those of readings, not of now.

@@ -6,7 +6,7 @@ use lamppost_models::Timestamp;
 use lamppost_models::message::Verdict;
 
 use super::{ago, table, word};
-use crate::api::RolloutView;
+use crate::api::{NODES_MAX, RolloutView};
 use crate::units::{human_bytes, human_span_ms};
 
 pub(super) fn summary(summary: &Summary) -> String {
@@ -151,7 +151,12 @@ pub(in crate::cli) fn rollout(view: &RolloutView, now: Timestamp) -> String {
             .map(|(node, _, state, detail)| [node, state, detail]);
         table(["NODE", "STATE", "DETAIL"], rows)
     };
-    format!("{head}\n\n{nodes}\n\n{}", summary(&view.summary))
+    let cut = if view.nodes.len() == NODES_MAX && view.summary.nodes > NODES_MAX as u64 {
+        "\nonly the first nodes are listed: `lamppost rollout status` lists all"
+    } else {
+        ""
+    };
+    format!("{head}\n\n{nodes}\n\n{}{cut}", summary(&view.summary))
 }
 
 /// The rollout that holds, and what was before it.

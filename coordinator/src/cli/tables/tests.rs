@@ -4,11 +4,12 @@ use lamppost_coordinator_core::rollout::{Cause, Rollout, Target};
 use lamppost_coordinator_core::{Account, Presence, Shelf, Tally};
 use lamppost_models::ledger::Class;
 use lamppost_models::message::{
-    ActiveSlot, CandidateSlot, NodeState, ReportedBudget, ReportedDrift, ReportedErrorDrift,
-    ReportedLane, ReportedModel, ReportedOutbox, ReportedShift, ReportedStream, StreamCounters,
-    TrialState, Verdict,
+    ActiveSlot, CandidateSlot, Intake, NodeState, ReportedBudget, ReportedDrift,
+    ReportedErrorDrift, ReportedLane, ReportedModel, ReportedOutbox, ReportedShift, ReportedStream,
+    ReportedTrust, StreamCounters, TrialState, Verdict,
 };
 use lamppost_models::release::{BundleRef, Sequence};
+use lamppost_models::trust::TrustVersion;
 use lamppost_models::{BootId, NodePath, Reported, Status, V1};
 use semver::Version;
 use serde_json::json;
@@ -229,6 +230,23 @@ fn node_view(node: &str, presence: Presence) -> NodeView {
             models,
             streams,
             outbox,
+            trust: Some(ReportedTrust {
+                document: Some(TrustVersion(2)),
+                releases: Intake {
+                    taken: 3,
+                    refused: [("altered".to_owned(), 1), ("stale".to_owned(), 2)].into(),
+                },
+                documents: Intake {
+                    taken: 1,
+                    ..Intake::default()
+                },
+                times: Intake {
+                    taken: 40,
+                    ..Intake::default()
+                },
+                at_least: Some(at(-29)),
+                told_s: Some(20),
+            }),
         }),
         stored: None,
     }

@@ -90,6 +90,7 @@ fn runs(node: u64, minor: u64, second: i64) -> Incoming {
         models: vec![row],
         streams: Vec::new(),
         outbox: ReportedOutbox::default(),
+        trust: None,
     };
     says(node, "reported", &reported)
 }

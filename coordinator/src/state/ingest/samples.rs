@@ -30,10 +30,7 @@ impl State {
             Err(refused) => return Ok(Err(refused)),
         };
         self.noted(path.clone(), change, round);
-        let seen = self
-            .desk(&path)?
-            .ledger
-            .see_batch(batch.epoch, batch.number);
+        let seen = self.desk(path)?.ledger.see_batch(batch.epoch, batch.number);
         let node = round.nodes.entry(path.clone()).or_default();
         node.ack_batches
             .entry(batch.epoch)

@@ -86,6 +86,7 @@ fn report(boot: u64, used: u64, waiting: &[(u64, u64)]) -> Incoming {
             waiting: vec![waiting],
             ..ReportedOutbox::default()
         },
+        trust: None,
     };
     incoming("a", "reported", json(&reported))
 }

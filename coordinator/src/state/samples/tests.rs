@@ -392,6 +392,28 @@ fn what_is_forgotten_stays_forgotten() {
 }
 
 #[test]
+fn forgetting_ends_where_a_block_looks_as_if_it_had_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = open(dir.path());
+    let mut labelled = sample(1, 0);
+    labelled.label = Some(Label::Value(1.0));
+    let records = vec![labelled, sample(1, 9)];
+    state.ingest(&[batch("a", 0, records)], at(1)).unwrap();
+    // The block has labels and it has these times, but no sample has both.
+    let filter = Filter {
+        labelled: Some(true),
+        from: Some(at(5)),
+        ..Filter::default()
+    };
+    let (count, next) = state.forget_samples(&filter, None).unwrap();
+    assert_eq!(count, 0);
+    let step = state.forget_samples(&filter, Some(&next.unwrap())).unwrap();
+    assert_eq!(step, (0, None));
+    assert_eq!(found(&mut state, &filter, 5), []);
+    assert_eq!(seqs(&mut state, &Filter::default()), [0, 9]);
+}
+
+#[test]
 fn the_oldest_go_when_there_are_too_many_or_they_are_too_old() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = open(dir.path());
@@ -463,92 +485,4 @@ fn a_damaged_index_is_made_anew() {
     assert_eq!(state.forget_samples(&flow, None).unwrap().0, 99);
     let stored = state.store.scan_prefix(keys::SAMPLES.as_bytes()).count();
     assert_eq!(stored, 0);
-}
-
-#[test]
-#[ignore = "measure"]
-fn measure() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut state = open(dir.path());
-    let begin = std::time::Instant::now();
-    let mut number = 0;
-    for chunk in 0..500_u64 {
-        let records: Vec<Sample> = (chunk * 200..chunk * 200 + 200)
-            .map(|seq| {
-                let mut made = sample(1, seq);
-                let reading = made.window[0].clone();
-                made.window = vec![reading; 24];
-                if seq % 50_000 == 7 {
-                    made.label = Some(Label::Value(1.0));
-                }
-                made
-            })
-            .collect();
-        let messages: Vec<Incoming> = records
-            .chunks(20)
-            .map(|records| {
-                number += 1;
-                batch("a", number, records.to_vec())
-            })
-            .collect();
-        state.ingest(&messages, at(1)).unwrap();
-    }
-    println!(
-        "100k samples in {:?}, {} bytes, {} blocks, disk {}",
-        begin.elapsed(),
-        state.samples.index.bytes(),
-        state.samples.index.blocks(),
-        state.store.size_on_disk()
-    );
-    drop(state);
-    let begin = std::time::Instant::now();
-    let mut state = open(dir.path());
-    println!("open {:?}", begin.elapsed());
-    let begin = std::time::Instant::now();
-    let rare = Filter {
-        labelled: Some(true),
-        ..Filter::default()
-    };
-    println!(
-        "labelled {:?} in {:?}",
-        seqs(&mut state, &rare).len(),
-        begin.elapsed()
-    );
-    let begin = std::time::Instant::now();
-    let span = Filter {
-        from: Some(at(60_000)),
-        to: Some(at(60_100)),
-        ..Filter::default()
-    };
-    println!(
-        "span {:?} in {:?}",
-        seqs(&mut state, &span).len(),
-        begin.elapsed()
-    );
-    let begin = std::time::Instant::now();
-    let rows = state
-        .samples(&Filter::default(), Some(&id("a", 50_000)), 1_000)
-        .unwrap();
-    println!("part of {} in {:?}", rows.rows.len(), begin.elapsed());
-    let begin = std::time::Instant::now();
-    println!(
-        "all {:?} in {:?}",
-        found(&mut state, &Filter::default(), 1_000).len(),
-        begin.elapsed()
-    );
-    let begin = std::time::Instant::now();
-    let labels = (0..256)
-        .map(|n| (id("a", n * 311), Some(Label::Value(2.0))))
-        .collect();
-    state.label_samples(labels).unwrap();
-    println!("256 labels {:?}", begin.elapsed());
-    state.settings.samples.cap_bytes = state.samples.index.bytes() / 2;
-    let begin = std::time::Instant::now();
-    state.trim_samples(at(2)).unwrap();
-    println!(
-        "trim to {} in {:?}; disk {}",
-        state.samples.index.records(),
-        begin.elapsed(),
-        state.store.size_on_disk()
-    );
 }

@@ -38,6 +38,13 @@ impl World {
         let was = was
             .as_ref()
             .filter(|was| was.bundle == trial.bundle && was.since == trial.since);
+        // Or it went back to it, which begins with its probation.
+        let held = [&before.active, &before.previous].into_iter().flatten();
+        let mut held = held.map(|held| held.bundle.digest);
+        let back = match was {
+            None => held.any(|digest| trial.is_of(digest)),
+            Some(_) => held.next().is_some_and(|digest| trial.is_of(digest)),
+        };
         let was = was.map_or(TrialPhase::Candidate, |was| was.phase.clone());
         let live = |phase: &TrialPhase| {
             matches!(
@@ -45,7 +52,7 @@ impl World {
                 TrialPhase::Probation | TrialPhase::Passed | TrialPhase::RolledBack { .. }
             )
         };
-        if was == TrialPhase::Candidate && live(&trial.phase) {
+        if was == TrialPhase::Candidate && live(&trial.phase) && !back {
             self.check_promotion(&before, record, trial);
         }
         if trial.phase == TrialPhase::Passed && was != TrialPhase::Passed {
@@ -68,7 +75,9 @@ impl World {
         );
         // Where nothing runs that may go on there is nothing to compare with.
         let runs = before.active_digest().is_some_and(|digest| {
-            let barred = self.revoked(digest) || record.quarantined(&digest).is_some();
+            let barred = self.revoked(digest)
+                || record.quarantined(&digest).is_some()
+                || self.machine.unopened.contains(&digest);
             self.cell.is_some() && self.has(digest) && !barred
         });
         if trial.terms.shadow.is_some() && runs {
@@ -246,11 +255,10 @@ impl World {
             let bad = [FAILS_CHECK, FAILS_INFERENCE, FAILS_OPENING];
             assert!(!bad.contains(&number), "bundle {number} was not found out");
             let trial = record.trial.as_ref().filter(|trial| trial.is_of(wanted));
-            // It may have become active meanwhile because nothing else was left: the factory's, or one that was left before.
-            let fallen_back =
-                number == FACTORY || record.active.as_ref().is_some_and(|held| held.left);
-            let left = |trial: &&TrialRecord| fallen_back && trial.phase == TrialPhase::Withdrawn;
-            if let Some(trial) = trial.filter(|trial| !left(trial)) {
+            // It was proven before, and became active once more without a trial.
+            let proven = record.active.as_ref().is_some_and(|held| held.proven);
+            let needless = |trial: &&TrialRecord| proven && trial.phase == TrialPhase::Withdrawn;
+            if let Some(trial) = trial.filter(|trial| !needless(trial)) {
                 assert_eq!(trial.phase, TrialPhase::Passed, "{trial:?}");
             }
             return;

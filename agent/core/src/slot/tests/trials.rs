@@ -191,7 +191,7 @@ fn a_candidate_whose_process_crashes_is_refused_and_one_without_a_process_is_tri
     };
     let detail = "no memory for a process".to_owned();
     bench.input(ended(ShadowEnd::Undecided { detail }));
-    bench.expect(&["cancel 1.2.0", "save", "retry"]);
+    bench.expect(&["stop shadow", "cancel 1.2.0", "save", "retry"]);
     bench.retry();
     bench.expect(&["fetch 1.2.0"]);
     bench.fetched(2);
@@ -201,7 +201,7 @@ fn a_candidate_whose_process_crashes_is_refused_and_one_without_a_process_is_tri
         verdict: Verdict::Crashed,
         detail: "signal 11".to_owned(),
     }));
-    bench.expect(&["cancel 1.2.0", "save"]);
+    bench.expect(&["stop shadow", "cancel 1.2.0", "save"]);
     assert_eq!(bench.shown(), "1.2.0 Crashed < 1.1.0 < -");
 }
 
@@ -572,4 +572,55 @@ fn a_file_that_is_lost_in_probation_is_fetched_again_and_its_probation_goes_on()
     let trial = bench.trial();
     assert_eq!(trial.phase, TrialPhase::Probation);
     assert_eq!(trial.probation.unwrap().windows, 7);
+}
+
+#[test]
+fn a_version_that_was_left_in_its_probation_is_watched_again_when_it_is_wanted_again() {
+    let mut bench = Bench::new(None);
+    bench.take(&with_terms(1, 1)).unwrap();
+    bench.fetched_to_check(1);
+    bench.passed(1);
+    bench.expect(&["save", "activate 1.1.0"]);
+    bench.activated(1);
+    bench.expect(&["watch"]);
+    // There is nothing to go back to.
+    bench.take(&with_terms(2, 2)).unwrap();
+    bench.expect(&["save", "stop watch", "fetch 1.2.0"]);
+    bench.take(&with_terms(3, 1)).unwrap();
+    bench.expect(&["save", "cancel 1.2.0", "watch"]);
+    assert_eq!(
+        (bench.phase(), bench.trial().release),
+        (TrialPhase::Probation, Sequence(3))
+    );
+    bench.worked(1);
+    bench.watched(1, watch(20, 10, 1.0));
+    bench.expect(&["save", "stop watch"]);
+    assert_eq!(bench.phase(), TrialPhase::Passed);
+}
+
+#[test]
+fn a_candidate_that_waits_for_its_hours_is_checked_again_when_the_limits_change() {
+    let mut bench = Bench::new(None);
+    bench.bring_up(1, 1);
+    let release = |sequence, memory| {
+        let mut release = with_terms(sequence, 2);
+        let terms = release.trial.as_mut().unwrap();
+        (terms.shadow, terms.memory_bytes_max) = (None, memory);
+        release.hours = Some("daily 02:00-04:00".parse().unwrap());
+        release
+    };
+    bench.now = bench.now.offset_ms(120 * 60_000);
+    bench.take(&release(2, None)).unwrap();
+    bench.fetched_to_check(2);
+    bench.now = bench.now.offset_ms(121 * 60_000);
+    bench.passed(2);
+    bench.expect(&["save", "retry"]);
+    bench.take(&release(3, Some(1_000_000))).unwrap();
+    bench.expect(&["save", "cancel 1.2.0"]);
+    bench.now = bench.now.offset_ms(24 * 60 * 60_000 - 121 * 60_000);
+    bench.input(Input::Retry);
+    bench.expect(&["fetch 1.2.0"]);
+    bench.fetched(2);
+    bench.passed(2);
+    bench.expect(&["check 1.2.0", "save", "activate 1.2.0"]);
 }

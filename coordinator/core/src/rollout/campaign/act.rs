@@ -1,6 +1,6 @@
 //! What people do to campaigns.
 
-use lamppost_models::release::BundleRef;
+use lamppost_models::release::{BundleRef, Sequence};
 use lamppost_models::rollout::Candidate;
 use lamppost_models::{Timestamp, V1};
 
@@ -135,11 +135,7 @@ impl Campaigns {
             }
             None => book.plan_rollback(target, terms)?,
             Some(to) => {
-                let before = book
-                    .history(target)
-                    .filter(|rollout| rollout.stable == to)
-                    .last()
-                    .and_then(|rollout| rollout.replaces);
+                let before = before(book, target, &to);
                 let all_at_once = book.plan_start(target, to, terms)?;
                 Rollout {
                     cause,
@@ -151,7 +147,7 @@ impl Campaigns {
         check_revoked(target, &rollout)?;
         let words = words::rolled_back(current, &rollout, by);
         let note = note(by, Act::Rollback, target, words);
-        Ok(self.ending_with(target, rollout, note, terms.now))
+        Ok(self.ending_with(target, rollout, note, Why::Operator, terms.now))
     }
 
     /// Plans that a whole group runs a version at once, with no waves: the first release of a model, say.
@@ -171,17 +167,24 @@ impl Campaigns {
         check_revoked(target, &rollout)?;
         let words = words::released(book.current(target), &rollout, by);
         let note = note(by, Act::Release, target, words);
-        Ok(self.ending_with(target, rollout, note, terms.now))
+        Ok(self.ending_with(target, rollout, note, Why::Operator, terms.now))
     }
 
     /// A release that is no campaign's, with which the one under way ends.
-    fn ending_with(&self, target: &Target, rollout: Rollout, note: Note, now: Timestamp) -> Step {
+    pub(super) fn ending_with(
+        &self,
+        target: &Target,
+        rollout: Rollout,
+        note: Note,
+        why: Why,
+        now: Timestamp,
+    ) -> Step {
         let campaign = self.under_way(target).cloned().map(|mut campaign| {
             campaign.state = State::Aborted {
                 at: now,
                 by: note.by.clone(),
                 how: Ending::Reverted,
-                why: Why::Operator,
+                why,
             };
             let done = Done {
                 at: now,
@@ -213,6 +216,12 @@ impl Campaigns {
     }
 }
 
+/// What came before a version when the group ran it last, which a rollback of it restores.
+pub(super) fn before(book: &Book, target: &Target, to: &BundleRef) -> Option<Sequence> {
+    let ran = book.history(target).filter(|rollout| rollout.stable == *to);
+    ran.last().and_then(|rollout| rollout.replaces)
+}
+
 fn check_revoked(target: &Target, rollout: &Rollout) -> Result<(), Refusal> {
     if rollout.revoked.contains(&rollout.stable.digest) {
         return Err(Refusal::Revoked {
@@ -224,7 +233,7 @@ fn check_revoked(target: &Target, rollout: &Rollout) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn note(by: &Actor, act: Act, target: &Target, words: String) -> Note {
+pub(super) fn note(by: &Actor, act: Act, target: &Target, words: String) -> Note {
     Note {
         by: by.clone(),
         act,

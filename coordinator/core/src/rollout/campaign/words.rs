@@ -14,7 +14,7 @@ const NAMES_MAX: usize = 3;
 /// A ratio that no decimal tells from 1.
 const EQUAL: &str = "equal";
 
-fn about(target: &Target) -> String {
+pub(super) fn about(target: &Target) -> String {
     format!("{} in group {}", target.model, target.group)
 }
 

@@ -239,6 +239,7 @@ fn evidence_that_is_restored_goes_on_as_it_was() {
             models: vec![row],
             streams: Vec::new(),
             outbox: ReportedOutbox::default(),
+            trust: None,
         };
         world
             .inventory

@@ -82,9 +82,9 @@ fn transfer_s(campaign: &Campaign, added: &Added, pace: Pace) -> u64 {
     let by_link_s = (one_s * turns as f64).ceil() as u64;
     let by_budget_s = policy.bytes_per_day.map_or(0, |most| {
         let bytes = added.nodes.saturating_mul(campaign.to.bytes);
-        // What fits into the first day takes none.
-        let further_days = bytes.div_ceil(most.0.max(1)).saturating_sub(1);
-        further_days.saturating_mul(86_400)
+        // What fits into the first day takes none, and the second may begin a moment later: days are those of UTC.
+        let days_between = bytes.div_ceil(most.0.max(1)).saturating_sub(2);
+        days_between.saturating_mul(86_400)
     });
     by_link_s.max(by_budget_s)
 }

@@ -72,10 +72,10 @@ fn a_plan_counts_nodes_bytes_and_time() {
     "#;
     let plan = plan(&fleet(), policy, pace).unwrap();
     assert_snapshot!(lines(&plan), @r#"
-    200 nodes, 20 unreachable, 18 control; 20000000 bytes, at least 2d 1h 21m 20s; the promotion brings 18
+    200 nodes, 20 unreachable, 18 control; 20000000 bytes, at least 1d 1h 21m 20s; the promotion brings 18
     group lab: 3 nodes, 3 more, 3 of them unreachable; 300000 bytes, at least 1h; 3 names
     20 %: 41 nodes, 38 more, 10 of them unreachable; 3800000 bytes, at least 11m 20s; 20 names
-    100 %: 182 nodes, 141 more, 7 of them unreachable; 14100000 bytes, at least 2d 10m; 20 names
+    100 %: 182 nodes, 141 more, 7 of them unreachable; 14100000 bytes, at least 1d 10m; 20 names
     ? when it is daily 01:00-05:00 on each node: nodes wait for their hours, a week at most
     ? when somebody approves
     ? when the 20 unreachable nodes are back: waves do not wait for them beyond their share, and for none after the deadline

@@ -191,6 +191,7 @@ impl World {
             models: vec![row],
             streams: Vec::new(),
             outbox: ReportedOutbox::default(),
+            trust: None,
         };
         self.send(node, report);
     }
