@@ -66,9 +66,9 @@ bench-fleet *ARGS:
 # A simulated fleet with all that can go wrong, through so many seeds; `just sim 1 SEED` runs one again.
 sim SEEDS="10000" FIRST="1":
     cargo run --release -p lamppost-sim -- {{ SEEDS }} {{ FIRST }}
-# The forge beside scikit-learn on the same digits, and what compression does to a model.
-bench-forge:
-    tests/benches/run-forge
+# The forge beside scikit-learn on the same digits, what compression does to a model, and the loop on six years of traffic.
+bench-forge *ARGS:
+    tests/benches/run-forge {{ ARGS }}
 
 # Power cuts: within a writer's system calls, and on ext4 below a loop device (root, xfsprogs); `just powercut 20`.
 powercut IMAGES="60":

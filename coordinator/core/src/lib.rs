@@ -11,11 +11,13 @@
 //! - [`rollout`]: which version of a model a group runs, with its history; and how a candidate spreads, wave by wave:
 //!   [`rollout::policy`] says how, [`rollout::plan`] what would happen, [`rollout::campaign`] what happens next and why,
 //!   [`rollout::evidence`] and [`rollout::betting`] what labels show, [`rollout::audit`] who did what;
+//! - [`learning`]: when it is worth training a model again, and when to stop;
 //! - [`progress`]: how far each node of a group has come with a rollout;
 //! - [`whatif`]: what a rollout would come to, played on a simulated fleet.
 
 pub mod interval;
 pub mod inventory;
+pub mod learning;
 pub mod ledger;
 pub mod progress;
 pub mod rollout;

@@ -103,6 +103,9 @@ pub(super) enum Command {
     Model(Model),
     Train(Box<super::forge::args::Train>),
     Compress(Box<super::forge::args::Compress>),
+    /// Train a model again when that is worth it, and bring what is better to the edge
+    #[command(subcommand)]
+    Loop(super::learning::args::Loop),
     /// Bring a version of a model to a group of nodes, and lead it there
     #[command(subcommand)]
     Rollout(Rollout),

@@ -67,6 +67,11 @@ impl Client {
         })
     }
 
+    /// Its address.
+    pub(super) fn server(&self) -> &str {
+        &self.server
+    }
+
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.answer(self.request(Method::GET, path).timeout(ANSWER_TIME))
             .await

@@ -30,6 +30,7 @@ use args::{Compress, DataArgs, ModelRef, RecipeArgs, ResultArgs, Train};
 
 pub(super) use lineage::{Generation, Lineage, provenance};
 pub(super) use process::alone;
+pub(super) use registry::{by_digest, gather};
 
 impl From<ForgeError> for Failure {
     fn from(error: ForgeError) -> Self {
@@ -350,7 +351,7 @@ fn deliver(packed: &Packed, result: &ResultArgs, global: &Global) -> Result<(), 
     }
     if result.push {
         let bytes = packed.bytes.clone();
-        block_on(async { model::upload(Client::new(global)?, bytes).await })?;
+        block_on(async { model::upload(&Client::new(global)?, bytes).await })?;
     }
     Ok(())
 }

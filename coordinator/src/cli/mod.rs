@@ -13,6 +13,7 @@ mod audit;
 mod client;
 mod forge;
 mod keys;
+mod learning;
 mod ledger;
 mod model;
 mod node;
@@ -98,7 +99,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(Args { global, command }: Args) -> Result<(), Failure> {
     let serving = matches!(command, Command::Serve(_));
     start_logging(&global, if serving { "info" } else { "warn" })?;
-    if matches!(command, Command::Train(_) | Command::Compress(_)) {
+    if matches!(
+        command,
+        Command::Train(_) | Command::Compress(_) | Command::Loop(learning::args::Loop::Run { .. })
+    ) {
         forge::alone()?;
     }
     match command {
@@ -106,6 +110,7 @@ fn run(Args { global, command }: Args) -> Result<(), Failure> {
         Command::Model(model) => model::run(model, &global),
         Command::Train(train) => forge::train(&train, &global),
         Command::Compress(compress) => forge::compress(&compress, &global),
+        Command::Loop(command) => learning::run(command, &global),
         Command::Rollout(rollout) => block_on(rollout::run(rollout, &global)),
         Command::Sim(sim) => block_on(sim::run(sim, &global)),
         Command::Node(node) => block_on(node::run(node, &global)),

@@ -49,12 +49,12 @@ async fn list(global: &Global) -> Result<(), Failure> {
 fn push(path: &Path, global: &Global) -> Result<(), Failure> {
     let bundle = read(path)?;
     block_on(async {
-        let pushed = upload(Client::new(global)?, bundle).await?;
+        let pushed = upload(&Client::new(global)?, bundle).await?;
         show(global, &pushed, || tables::pushed(&pushed))
     })
 }
 
-pub(super) async fn upload(client: Client, bundle: Vec<u8>) -> Result<Pushed, Failure> {
+pub(super) async fn upload(client: &Client, bundle: Vec<u8>) -> Result<Pushed, Failure> {
     let (bytes, started) = (bundle.len() as u64, Instant::now());
     let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::hidden());
     let style = "{msg} [{bar:30}] {bytes}/{total_bytes}";

@@ -10,6 +10,7 @@ mod terms;
 mod text;
 
 pub use check::PolicyError;
+pub(crate) use check::error;
 pub use text::{Bytes, ParseTextError, Span};
 
 /// Most waves: a week of one a night and one in reserve fits twice, and a campaign's record stays small.

@@ -35,6 +35,11 @@ pub(super) async fn bundle(global: &Global, model: &ModelRef) -> Result<Bundle, 
         };
         newest.ok_or_else(missing)?.digest
     };
+    by_digest(&client, digest).await
+}
+
+/// The bundle of a digest.
+pub(in crate::cli) async fn by_digest(client: &Client, digest: Digest) -> Result<Bundle, Failure> {
     let bytes = client
         .bytes(&format!("/v1/artifacts/{digest}"), BUNDLE_BYTES_MAX)
         .await?;
@@ -75,11 +80,8 @@ pub(super) async fn samples(
     data: &DataArgs,
     span: Span,
 ) -> Result<Lessons, Failure> {
-    let client = Client::new(global)?;
     let policy = data.policy.map(|policy| serde_json::json!(policy));
     let wanted = [
-        ("model", Some(model.to_string())),
-        ("labelled", Some("true".to_owned())),
         ("stream", data.stream.as_ref().map(ToString::to_string)),
         ("site", data.site.as_ref().map(ToString::to_string)),
         ("node", data.node.as_ref().map(ToString::to_string)),
@@ -89,14 +91,28 @@ pub(super) async fn samples(
         ),
         ("from", data.from.map(|from| from.to_string())),
         ("to", data.until.map(|to| to.to_string())),
-        ("limit", Some(PAGE.to_string())),
     ];
-    let mut query: Vec<(&str, String)> = wanted
+    let wanted = wanted
         .into_iter()
         .filter_map(|(key, value)| Some((key, value?)))
         .collect();
+    let harvest = Harvest::new(model, span, global.server.clone());
+    gather(&Client::new(global)?, model, wanted, harvest).await
+}
+
+/// All labelled samples of a model that a query asks for, page by page.
+pub(in crate::cli) async fn gather(
+    client: &Client,
+    model: &ModelName,
+    mut query: Vec<(&'static str, String)>,
+    mut harvest: Harvest,
+) -> Result<Lessons, Failure> {
+    query.extend([
+        ("model", model.to_string()),
+        ("labelled", "true".to_owned()),
+        ("limit", PAGE.to_string()),
+    ]);
     let filters = query.len();
-    let mut harvest = Harvest::new(model, span, global.server.clone());
     let mut after: Option<String> = None;
     loop {
         query.truncate(filters);

@@ -23,7 +23,7 @@ pub struct PolicyError {
     pub mend: String,
 }
 
-pub(in crate::rollout) fn error(
+pub(crate) fn error(
     field: impl Into<String>,
     value: impl fmt::Display,
     mend: impl Into<String>,
