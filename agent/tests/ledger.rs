@@ -316,12 +316,16 @@ async fn with_always_what_is_acknowledged_live_is_not_replayed_and_leaves_the_di
     })
     .await;
     coordinator.look(|inbox| {
-        assert!(inbox.batches.is_empty(), "{:?}", inbox.order);
-        let mut came: Vec<u64> = inbox.live.iter().map(|prediction| prediction.seq).collect();
-        // A message that found the library full may have been taken by it all the same.
-        came.dedup();
-        assert_eq!(came, (0..100).collect::<Vec<_>>());
         assert!(inbox.live.iter().all(|prediction| !prediction.replay));
+        let mut live: Vec<u64> = inbox.live.iter().map(|prediction| prediction.seq).collect();
+        // A message that found the library full may have been taken by it all the same.
+        live.dedup();
+        assert!(!live.is_empty());
+        // What found the uplink busy, as on a slow machine, goes in a batch, and only there.
+        let batched = inbox.batches.iter().flat_map(|batch| &batch.records);
+        let mut came: Vec<u64> = batched.map(|record| record.seq).chain(live).collect();
+        came.sort_unstable();
+        assert_eq!(came, (0..100).collect::<Vec<_>>());
     });
     node.stop().await;
 }

@@ -474,7 +474,7 @@ async fn a_revoked_version_is_left_at_once_and_does_not_come_back() {
         ..release
     };
     bench.coordinator.publish(&revoked).await;
-    let model = bench
+    bench
         .trial(&candidate, |trial| {
             matches!(
                 trial.phase,
@@ -485,10 +485,13 @@ async fn a_revoked_version_is_left_at_once_and_does_not_come_back() {
             )
         })
         .await;
+    // It is left before the other one is open.
+    let model = bench.model(|model| model.active.is_some()).await;
     assert_eq!(active(&model), "1.0.0");
     bench.still_predicts(hour).await;
     let mut bench = bench.restart().await;
-    let model = bench.model(|model| model.release.is_some()).await;
+    let opened = |model: &ReportedModel| model.release.is_some() && model.active.is_some();
+    let model = bench.model(opened).await;
     assert_eq!(active(&model), "1.0.0");
 }
 

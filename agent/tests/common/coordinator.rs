@@ -23,6 +23,8 @@ use super::eventually;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Acks {
     All,
+    /// Not what comes live.
+    Batches,
     None,
 }
 
@@ -380,7 +382,12 @@ fn take(inbox: &Mutex<Inbox>, topic: &str, payload: &[u8], acks: Acks) -> Option
             return None;
         }
     };
-    (acks == Acks::All).then_some((path, ack))
+    let wanted = match acks {
+        Acks::All => true,
+        Acks::Batches => ack.predictions.is_empty(),
+        Acks::None => false,
+    };
+    wanted.then_some((path, ack))
 }
 
 /// Serves artifacts: whole, or from an offset.
