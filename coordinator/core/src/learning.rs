@@ -22,7 +22,7 @@
 //! hold it against a training would put off the one that could make use of most. A node's sampling budget bounds it.
 //!
 //! # More from the same samples
-//! [`between`] cuts the windows between samples out of their readings, where they overlap: one window a day then teaches as
+//! [`between`](between()) cuts the windows between samples out of their readings, where they overlap: one window a day then teaches as
 //! much as all of them.
 //!
 //! # Failures

@@ -5,16 +5,16 @@
 //!
 //! - it hears of a release a second after it, unless it is away, which it then is for the whole run;
 //! - it waits for the policy's hours (in UTC), for one of the places of its backhaul, and for the bytes of the day; then it
-//!   downloads at the rate of its backhaul, all bytes of the bundle, and checks it for [`node::CHECK`];
+//!   downloads at the rate of its backhaul, all bytes of the bundle, and checks it for `node::CHECK`;
 //! - windows and labels come evenly, as many an hour as is said. Losses are those of normal errors of the same spread for both
 //!   versions, which agree in part, times [`Behaviour`]'s ratio and a factor of the node's own of some per cent;
 //! - it goes through shadow and probation by the policy's terms, and refuses what is slower, crashes, or has an error that is
 //!   larger than the terms allow by more than two standard errors; then it is done;
 //! - it reports at once when its state changes, and otherwise as often as is said.
 //!
-//! The coordinator looks every [`world::LOOK_MS`]. Waves that wait for somebody are approved at once.
+//! The coordinator looks every `world::LOOK_MS`. Waves that wait for somebody are approved at once.
 //!
-//! - [`opening`]: how a run begins; [`node`]: a node; [`depot`]: who may download; [`world`]: what happens when.
+//! - `opening`: how a run begins; `node`: a node; `depot`: who may download; `world`: what happens when.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -15,7 +15,7 @@ use lamppost_models::{Digest, Timestamp};
 use crate::Outcome;
 use crate::centre::{Centre, State, Store};
 use crate::node::Node;
-use crate::version::Bundles;
+use crate::version::{Bundles, Nature};
 
 /// What was seen so far.
 #[derive(Debug)]
@@ -217,7 +217,9 @@ impl Checks {
             .as_ref()
             .and_then(|state| state.book.current(target))
             .map(|rollout| rollout.stable.digest);
-        let runs = |seen: &&Seen| seen.cell == Some(campaign.to.digest);
+        // A node that refused what it is to go back to has nothing better than what passed its trial.
+        let goes = |seen: &Seen| stable.is_none_or(|stable| !seen.refused.contains(&stable));
+        let runs = |seen: &&Seen| seen.cell == Some(campaign.to.digest) && goes(seen);
         let left = self.nodes.iter().filter(runs).count();
         if reverted && stable != Some(campaign.to.digest) && left > 0 {
             return Err(format!(
@@ -263,9 +265,20 @@ pub(crate) fn restart(centre: &Centre, target: &Target, now: Timestamp) -> Found
 }
 
 /// A node that had peace for long.
-pub(crate) fn settled(node: &Node, store: &Store, target: &Target) -> Found {
+pub(crate) fn settled(node: &Node, store: &Store, bundles: &Bundles, target: &Target) -> Found {
     let Some(live) = &node.live else {
-        return Err("it does not run".to_owned());
+        let active = node
+            .disk
+            .record
+            .as_ref()
+            .and_then(SlotRecord::active_digest);
+        let crashes = active.is_some_and(|digest| bundles.nature(&digest) == Nature::CrashesLive);
+        // Without a probation nothing is held against it, and it may be down just now.
+        return if crashes {
+            Ok(())
+        } else {
+            Err("it does not run".to_owned())
+        };
     };
     let newest = store
         .rollouts

@@ -578,7 +578,9 @@ impl Fleet {
     fn settled(&mut self) {
         for at in 0..self.nodes.len() {
             let node = &self.nodes[at];
-            if let Err(broken) = check::settled(node, &self.centre.store, &self.target) {
+            if let Err(broken) =
+                check::settled(node, &self.centre.store, &self.bundles, &self.target)
+            {
                 self.fail(&format!("node {at} at the end: {broken}"));
             }
         }
