@@ -185,7 +185,7 @@ impl Checks {
             let shown = labels.is_some_and(|quality| {
                 quality.inconclusive == Inconclusive::Hold && quality.unlabelled == Unlabelled::Hold
             });
-            let must_not = nature.never_live() || nature == crate::Nature::Worse && shown;
+            let must_not = nature.never_live() || nature == Nature::Worse && shown;
             if must_not && !self.by_hand.contains(&campaign.id) {
                 return Err(format!(
                     "the gates let {nature:?} through: {}",
