@@ -31,6 +31,7 @@ pub mod release;
 pub mod rollout;
 pub mod seal;
 pub mod signed_time;
+mod text;
 pub mod time;
 pub mod topic;
 pub mod trial;

@@ -89,18 +89,7 @@ impl FromStr for Timestamp {
     }
 }
 
-impl Serialize for Timestamp {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Timestamp {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = String::deserialize(deserializer)?;
-        value.parse().map_err(D::Error::custom)
-    }
-}
+crate::as_text!(Timestamp);
 
 /// A time zone: a fixed offset such as `-06:00`, `UTC`, or an IANA name such as `Europe/Berlin`.
 ///

@@ -6,8 +6,7 @@ use std::str::FromStr;
 use lamppost_coordinator_core::rollout::campaign::Reason;
 use lamppost_models::Digest;
 use semver::Version;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 /// A bundle of a model: by its version in the registry, or by its digest, `sha256:..`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,18 +62,7 @@ impl FromStr for BundleName {
     }
 }
 
-impl Serialize for BundleName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for BundleName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = String::deserialize(deserializer)?;
-        value.parse().map_err(D::Error::custom)
-    }
-}
+lamppost_models::as_text!(BundleName);
 
 #[cfg(test)]
 mod tests {

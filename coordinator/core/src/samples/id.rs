@@ -4,8 +4,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use lamppost_models::{BootId, NodePath, StreamName};
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Names one sample for ever: the node and stream it comes from, the run of the agent, and its number there.
 ///
@@ -72,18 +70,7 @@ impl FromStr for SampleId {
     }
 }
 
-impl Serialize for SampleId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for SampleId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = String::deserialize(deserializer)?;
-        value.parse().map_err(D::Error::custom)
-    }
-}
+lamppost_models::as_text!(SampleId);
 
 #[cfg(test)]
 mod tests {

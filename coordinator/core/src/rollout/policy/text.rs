@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, Error as _};
-use serde::ser::{Serialize, Serializer};
+use serde::de::{Deserialize, Deserializer};
+use serde::ser::Serializer;
 
 /// A length of time in whole seconds, written as `90s`, `5m`, `2h` or `1d 12h`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,25 +136,8 @@ impl FromStr for Bytes {
     }
 }
 
-macro_rules! as_text {
-    ($type:ident) => {
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let value = String::deserialize(deserializer)?;
-                value.parse().map_err(D::Error::custom)
-            }
-        }
-    };
-}
-
-as_text!(Span);
-as_text!(Bytes);
+lamppost_models::as_text!(Span);
+lamppost_models::as_text!(Bytes);
 
 /// A share as `5 %`, with at most two decimals.
 pub(super) mod share {
